@@ -1,0 +1,229 @@
+"""Prepared scans on disk: ``image_<id>.nii.gz`` with ``label_<id>.nii.gz``, read one at a time."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from fsmis.errors import UserError
+from fsmis.nifti import read_volume
+
+FILE_NAME = re.compile(r"(image|label)_(\d+)\.nii(\.gz)?")
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One volume of axial slices.
+
+    Attributes:
+        id: number in the file name, without leading zeros, e.g. ``"36"``.
+        image: float32 [Z, H, W] in [0, 1], scaled per volume (``scale_intensities``).
+        label: uint8 [Z, H, W] of prepared label ids, 0 for background; None where unknown.
+        spacing: voxel size in mm, (z, y, x).
+        affine: float64 [4, 4] of the NIfTI file, in (x, y, z) order, to write predictions back.
+    """
+
+    id: str
+    image: np.ndarray
+    label: np.ndarray | None
+    spacing: tuple[float, float, float]
+    affine: np.ndarray
+
+
+def scale_intensities(volume: np.ndarray, percentiles: Sequence[float]) -> np.ndarray:
+    """Clip a volume at two of its percentiles and map them to 0 and 1; float32, any shape.
+
+    Where the percentiles coincide the extremes take their place; a constant volume becomes 0.
+    """
+    volume = volume.astype(np.float32)
+    low, high = np.percentile(volume, percentiles).astype(np.float32)
+    if low == high:
+        low, high = volume.min(), volume.max()
+    if low == high:
+        return np.zeros_like(volume)
+    return np.clip((volume - low) / (high - low), 0, 1)
+
+
+class Dataset:
+    """A folder of prepared scans, the organs to score, and where the folds start.
+
+    Construction lists the folder and checks that it is complete; voxels are read by ``load``.
+
+    Attributes:
+        name: name of the dataset in tables, e.g. ``chaos_mri``.
+        root: folder of the prepared files.
+        organs: label id of every scored organ.
+        scan_ids: ids of the scans, in numeric order.
+        fold_starts: positions in ``scan_ids`` at which the folds start, and the number of scans.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        organs: Mapping[str, int],
+        unscored_labels: Sequence[int],
+        label_values: Mapping[int, int],
+        label_tolerance: float,
+        percentiles: Sequence[float],
+        fold_starts: Sequence[int] | int,
+        source: str,
+    ) -> None:
+        """List the folder.
+
+        Args:
+            name: see the attributes, as for ``root`` and ``organs``.
+            root: see the attributes.
+            organs: see the attributes.
+            unscored_labels: further label ids that may occur; not scored.
+            label_values: prepared label id of every raw value that is accepted in place of it.
+            label_tolerance: largest distance of a stored label value to a whole number.
+            percentiles: two percentiles of the volume that become 0 and 1.
+            fold_starts: see the attributes; a number N cuts the scans that are there in N folds.
+            source: one sentence on where the data comes from and how it is prepared, for errors.
+
+        Raises:
+            UserError: folder or files are missing, or the number of scans is not that of the folds.
+        """
+        self.name = name
+        self.root = Path(root).expanduser()
+        self.organs = {str(organ): int(value) for organ, value in organs.items()}
+        self._unscored = {int(value) for value in unscored_labels}
+        self._label_values = {int(raw): int(value) for raw, value in label_values.items()}
+        self._label_tolerance = label_tolerance
+        self._percentiles = tuple(percentiles)
+        self._source = source
+        self._images, self._labels = self._pairs()
+        self.scan_ids = sorted(self._images, key=int)
+        self.fold_starts = self._fold_starts(fold_starts)
+
+    def load(self, scan_id: str) -> Scan:
+        """Read and check one scan.
+
+        Raises:
+            UserError: a file cannot be read, image and label differ in shape or geometry, or a
+                label value belongs to no organ.
+        """
+        if scan_id not in self._images:
+            raise UserError(
+                f"{self.root}: no scan {scan_id} in {self.name}; there are {self._listed()}"
+            )
+        image_path, label_path = self._images[scan_id], self._labels[scan_id]
+        image, spacing, affine = read_volume(image_path)
+        label, _, label_affine = read_volume(label_path)
+        if label.shape != image.shape:
+            raise UserError(
+                f"{label_path}: shape {label.shape} (z, y, x) differs from {image.shape} of "
+                f"{image_path.name}; prepare both from the same scan"
+            )
+        if not np.allclose(label_affine, affine, rtol=0, atol=_STORAGE_MM):
+            raise UserError(
+                f"{label_path}: affine differs from that of {image_path.name} by up to "
+                f"{np.abs(label_affine - affine).max():g} mm, so the label may lie flipped or "
+                "shifted on the image; prepare both with the same geometry"
+            )
+        scaled = scale_intensities(image, self._percentiles)
+        return Scan(scan_id, scaled, self._prepared_label(label_path, label), spacing, affine)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the names and contents of all image and label files."""
+        total = hashlib.sha256()
+        for scan_id in self.scan_ids:
+            for path in (self._images[scan_id], self._labels[scan_id]):
+                stat = path.stat()
+                content = _file_sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+                total.update(f"{path.name} {content}\n".encode())
+        return total.hexdigest()
+
+    def _pairs(self) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Files of the images and of the labels by scan id; every scan has both."""
+        layout = f"expected image_<id>.nii.gz and label_<id>.nii.gz there. {self._source}"
+        if not self.root.is_dir():
+            raise UserError(
+                f"dataset.root={self.root}: no such folder for {self.name}; {layout}"
+            )
+        files: dict[str, dict[str, Path]] = {"image": {}, "label": {}}
+        for path in sorted(self.root.glob("*_*.nii*")):
+            match = FILE_NAME.fullmatch(path.name)
+            if match is None:
+                continue
+            kind, scan_id = match[1], str(int(match[2]))
+            if scan_id in files[kind]:
+                raise UserError(
+                    f"{path}: scan {scan_id} is there twice, also as "
+                    f"{files[kind][scan_id].name}; remove one"
+                )
+            files[kind][scan_id] = path
+        images, labels = files["image"], files["label"]
+        if not images and not labels:
+            raise UserError(f"dataset.root={self.root}: no scan of {self.name}; {layout}")
+        for scan_id in sorted(images.keys() ^ labels.keys(), key=int):
+            path = images.get(scan_id) or labels[scan_id]
+            lacking = "label" if scan_id in images else "image"
+            raise UserError(
+                f"{path}: scan {scan_id} has no {lacking}_{scan_id}.nii.gz beside it; add it or "
+                "remove this file"
+            )
+        return images, labels
+
+    def _fold_starts(self, wanted: Sequence[int] | int) -> list[int]:
+        """Starts of the folds, checked against the scans that are there."""
+        n_scans = len(self.scan_ids)
+        if isinstance(wanted, int):
+            return [n_scans * fold // wanted for fold in range(wanted + 1)]
+        starts = [int(start) for start in wanted]
+        if starts[-1] != n_scans:
+            raise UserError(
+                f"dataset.root={self.root}: {n_scans} scans ({self._listed()}), but the folds of "
+                f"{self.name} are defined over {starts[-1]} and would shift; complete the data, or "
+                f"set dataset.fold_starts={len(starts) - 1} for even folds of your own "
+                "(not comparable with published numbers)"
+            )
+        return starts
+
+    def _prepared_label(self, path: Path, label: np.ndarray) -> np.ndarray:
+        """Check the values of a label map and bring them to the prepared ids, uint8."""
+        values = np.unique(label)
+        distance = np.abs(values - np.round(values))
+        if distance.max() > self._label_tolerance:
+            raise UserError(
+                f"{path}: label value {values[distance.argmax()]:g} is not a whole number; resample "
+                "labels with nearest neighbour"
+            )
+        rounded = np.round(label).astype(np.int64)
+        found = {int(value) for value in np.round(values)}
+        if found & self._label_values.keys():
+            if found - self._label_values.keys() - {0}:
+                raise UserError(
+                    f"{path}: label values {sorted(found)} mix raw and prepared ids; prepare it again"
+                )
+            for raw, value in self._label_values.items():
+                rounded[rounded == raw] = value
+            found = {int(value) for value in np.unique(rounded)}
+        unexpected = sorted(found - {0} - set(self.organs.values()) - self._unscored)
+        if unexpected:
+            known = ", ".join(f"{value} {organ}" for organ, value in self.organs.items())
+            raise UserError(
+                f"{path}: label value {unexpected[0]} belongs to no organ of {self.name} "
+                f"(0 background, {known}); the data looks unprepared or of another dataset. "
+                f"{self._source}"
+            )
+        return rounded.astype(np.uint8)
+
+    def _listed(self) -> str:
+        return ", ".join(self.scan_ids)
+
+
+# affines are stored in float32; what differs by less is the same geometry
+_STORAGE_MM = 1e-3
+
+
+@cache
+def _file_sha256(path: Path, size: int, modified_ns: int) -> str:
+    """SHA-256 of a file, read again only when its size or time of change differs."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
