@@ -143,9 +143,7 @@ class Dataset:
         """Files of the images and of the labels by scan id; every scan has both."""
         layout = f"expected image_<id>.nii.gz and label_<id>.nii.gz there. {self._source}"
         if not self.root.is_dir():
-            raise UserError(
-                f"dataset.root={self.root}: no such folder for {self.name}; {layout}"
-            )
+            raise UserError(f"dataset.root={self.root}: no such folder for {self.name}; {layout}")
         files: dict[str, dict[str, Path]] = {"image": {}, "label": {}}
         for path in sorted(self.root.glob("*_*.nii*")):
             match = FILE_NAME.fullmatch(path.name)

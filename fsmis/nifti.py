@@ -112,13 +112,17 @@ def _check_file(path: Path) -> None:
 def _as_slices(path: Path, data: np.ndarray) -> np.ndarray:
     """Bring the file's array to [Z, H, W] and refuse what is not one finite volume."""
     if data.dtype.kind not in "iufb":
-        raise UserError(f"{path}: voxels of type {data.dtype} are not grey values; export one channel")
+        raise UserError(
+            f"{path}: voxels of type {data.dtype} are not grey values; export one channel"
+        )
     if data.ndim > 3 and set(data.shape[3:]) == {1}:
         data = data.reshape(data.shape[:3])
     if data.ndim == 2:
         data = data[:, :, np.newaxis]
     if data.ndim != 3 or data.size == 0:
-        raise UserError(f"{path}: shape {data.shape} is not one 3-D volume; export one volume a file")
+        raise UserError(
+            f"{path}: shape {data.shape} is not one 3-D volume; export one volume a file"
+        )
     invalid = int(data.size - np.isfinite(data).sum())
     if invalid:
         raise UserError(
