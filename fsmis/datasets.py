@@ -12,7 +12,8 @@ import numpy as np
 from fsmis.errors import UserError
 from fsmis.nifti import read_volume
 
-FILE_NAME = re.compile(r"(image|label)_(\d+)\.nii(\.gz)?")
+FILE_NAME = re.compile(r"(image|label)_(.+?)\.nii(\.gz)?")
+STORAGE_MM = 1e-3  # affines are stored in float32: what differs by less is the same geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,7 @@ class Dataset:
                 f"{label_path}: shape {label.shape} (z, y, x) differs from {image.shape} of "
                 f"{image_path.name}; prepare both from the same scan"
             )
-        if not np.allclose(label_affine, affine, rtol=0, atol=_STORAGE_MM):
+        if not np.allclose(label_affine, affine, rtol=0, atol=STORAGE_MM):
             raise UserError(
                 f"{label_path}: affine differs from that of {image_path.name} by up to "
                 f"{np.abs(label_affine - affine).max():g} mm, so the label may lie flipped or "
@@ -134,8 +135,13 @@ class Dataset:
         total = hashlib.sha256()
         for scan_id in self.scan_ids:
             for path in (self._images[scan_id], self._labels[scan_id]):
-                stat = path.stat()
-                content = _file_sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+                try:
+                    stat = path.stat()
+                    content = _file_sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+                except OSError as error:
+                    raise UserError(
+                        f"{path}: cannot be read ({error.strerror}); check the file"
+                    ) from error
                 total.update(f"{path.name} {content}\n".encode())
         return total.hexdigest()
 
@@ -145,11 +151,17 @@ class Dataset:
         if not self.root.is_dir():
             raise UserError(f"dataset.root={self.root}: no such folder for {self.name}; {layout}")
         files: dict[str, dict[str, Path]] = {"image": {}, "label": {}}
-        for path in sorted(self.root.glob("*_*.nii*")):
+        for path in sorted(self.root.iterdir()):
             match = FILE_NAME.fullmatch(path.name)
             if match is None:
                 continue
-            kind, scan_id = match[1], str(int(match[2]))
+            kind, number = match[1], match[2]
+            if not number.isdecimal():
+                raise UserError(
+                    f"{path}: {number!r} is not a scan number; rename it to {kind}_<number>.nii.gz "
+                    "or move it away"
+                )
+            scan_id = str(int(number))
             if scan_id in files[kind]:
                 raise UserError(
                     f"{path}: scan {scan_id} is there twice, also as "
@@ -172,8 +184,14 @@ class Dataset:
         """Starts of the folds, checked against the scans that are there."""
         n_scans = len(self.scan_ids)
         if isinstance(wanted, int):
-            return [n_scans * fold // wanted for fold in range(wanted + 1)]
-        starts = [int(start) for start in wanted]
+            starts = [n_scans * fold // wanted for fold in range(wanted + 1)]
+        else:
+            starts = [int(start) for start in wanted]
+        if len(starts) < 3 or starts[0] != 0 or min(np.diff(starts)) < 1:
+            raise UserError(
+                f"dataset.fold_starts={wanted}: {self.name} with {n_scans} scans needs two folds or "
+                "more, from 0 upwards, each with a scan; choose other starts, or add scans"
+            )
         if starts[-1] != n_scans:
             raise UserError(
                 f"dataset.root={self.root}: {n_scans} scans ({self._listed()}), but the folds of "
@@ -189,15 +207,16 @@ class Dataset:
         distance = np.abs(values - np.round(values))
         if distance.max() > self._label_tolerance:
             raise UserError(
-                f"{path}: label value {values[distance.argmax()]:g} is not a whole number; resample "
-                "labels with nearest neighbour"
+                f"{path}: label value {values[distance.argmax()]:g} is not a whole number; "
+                "resample labels with nearest neighbour"
             )
         rounded = np.round(label).astype(np.int64)
         found = {int(value) for value in np.round(values)}
         if found & self._label_values.keys():
             if found - self._label_values.keys() - {0}:
                 raise UserError(
-                    f"{path}: label values {sorted(found)} mix raw and prepared ids; prepare it again"
+                    f"{path}: label values {sorted(found)} mix raw and prepared ids; "
+                    "prepare it again"
                 )
             for raw, value in self._label_values.items():
                 rounded[rounded == raw] = value
@@ -214,10 +233,6 @@ class Dataset:
 
     def _listed(self) -> str:
         return ", ".join(self.scan_ids)
-
-
-# affines are stored in float32; what differs by less is the same geometry
-_STORAGE_MM = 1e-3
 
 
 @cache

@@ -1,6 +1,7 @@
 """One NIfTI volume read or written: the only place that knows NIfTI's own axis order."""
 
 import os
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -32,22 +33,24 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, tuple[float, float, float
     _check_file(path)
     try:
         image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            raise ImageFileError(f"it is {type(image).__name__}")
         data = np.asanyarray(image.dataobj)
+        affine = np.asarray(image.affine, dtype=np.float64)
     except HeaderDataError as error:
         raise UserError(
             f"{path}: the header is broken ({error}); convert the file again or repair its qform"
         ) from error
     except ImageFileError as error:
-        raise UserError(f"{path}: not a NIfTI file; convert it to .nii.gz first") from error
-    except (EOFError, OSError, ValueError) as error:
-        # nibabel says "Expected N bytes, got M" over several lines
-        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a NIfTI file ({error}); convert it to .nii.gz") from error
+    except (EOFError, OSError, ValueError, OverflowError, MemoryError, zlib.error) as error:
+        # nibabel's reasons may span lines
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{path}: cannot be read, probably truncated ({reason}); copy or download it again"
         ) from error
 
     array = _as_slices(path, data)
-    affine = np.asarray(image.affine, dtype=np.float64)
     x, y, z = (float(size) for size in voxel_sizes(affine))
     if not np.isfinite(affine).all() or min(x, y, z) <= 0:
         raise UserError(

@@ -138,7 +138,7 @@ class Protocol:
         """The folds that ``fold`` selects, in order.
 
         Raises:
-            UserError: a fold is not there, has no query, or has its support among the queries.
+            UserError: a fold is not there, or has no scan at ``support_index``.
         """
         n_folds = len(dataset.fold_starts) - 1
         return [self._split(dataset, fold) for fold in self._folds(dataset.name, n_folds)]
@@ -148,6 +148,7 @@ class Protocol:
 
         Raises:
             UserError: support and query are the same scan.
+            ValueError: a scan carries no label.
         """
         if support.id == query.id:
             raise UserError(
@@ -157,15 +158,19 @@ class Protocol:
         organs: dict[str, OrganTask] = {}
         skipped: dict[str, str] = {}
         for organ, label_id in dataset.organs.items():
+            support_mask, query_mask = organ_mask(support, label_id), organ_mask(query, label_id)
             absent = [
-                f"{role} scan {scan.id}"
-                for role, scan in (("support", support), ("query", query))
-                if not (scan.label == label_id).any()
+                role
+                for role, mask in (
+                    (f"support scan {support.id}", support_mask),
+                    (f"query scan {query.id}", query_mask),
+                )
+                if not mask.any()
             ]
             if absent:
                 skipped[organ] = f"absent from {' and '.join(absent)}"
             else:
-                organs[organ] = self._task(organ, label_id, support, query)
+                organs[organ] = self._task(organ, support_mask, query_mask)
         return Episode(
             dataset=dataset.name,
             fold=split.fold,
@@ -178,52 +183,45 @@ class Protocol:
     def _folds(self, name: str, n_folds: int) -> list[int]:
         if self._fold == "all":
             return list(range(n_folds))
-        wanted = [self._fold] if isinstance(self._fold, int | str) else list(self._fold)
+        wanted = set([self._fold] if isinstance(self._fold, int | str) else self._fold)
         for fold in wanted:
-            if not isinstance(fold, int) or not 0 <= fold < n_folds:
+            if fold not in range(n_folds):
                 raise UserError(
                     f"protocol.fold={fold}: {name} has {n_folds} folds, 0 to {n_folds - 1}; "
                     "choose a number, a list of them, or all"
                 )
-        return sorted(set(wanted))
+        return [fold for fold in range(n_folds) if fold in wanted]
 
     def _split(self, dataset: Dataset, fold: int) -> Split:
         starts, ids = dataset.fold_starts, dataset.scan_ids
         queries = list(range(starts[fold], starts[fold + 1]))
         support = starts[fold + 1] % starts[-1]
-        if support in queries or not queries:
-            raise UserError(
-                f"dataset.fold_starts={starts}: fold {fold} of {dataset.name} has no query, or its "
-                "support among the queries; define at least two folds of one scan or more"
-            )
         if self.variant != "alpnet":
             scans = sorted([*queries, support])
-            index = -1 if self.support_index is None else self.support_index
-            if not -1 <= index < len(scans) or self.support_index == -1:
+            last = len(scans) - 1
+            index = last if self.support_index is None else self.support_index
+            if index not in range(len(scans)):
                 raise UserError(
                     f"protocol.support_index={index}: fold {fold} of {dataset.name} has "
-                    f"{len(scans)} scans; choose 0 to {len(scans) - 1}"
+                    f"{len(scans)} scans; choose 0 to {last}"
                 )
-            support = scans.pop(index)
-            queries = scans
+            support, queries = scans[index], scans[:index] + scans[index + 1 :]
         return Split(fold, ids[support], [ids[query] for query in queries])
 
-    def _task(self, organ: str, label_id: int, support: Scan, query: Scan) -> OrganTask:
-        assert support.label is not None and query.label is not None
-        present = slices_with(support.label == label_id)
+    def _task(self, organ: str, support_mask: np.ndarray, query_mask: np.ndarray) -> OrganTask:
+        present = slices_with(support_mask)
         middles = (2 * np.arange(self.n_parts) + 1) * len(present) // (2 * self.n_parts)
-        support_slices = present[middles]
-        extent = slices_with(query.label == label_id)
+        extent = slices_with(query_mask)
         if self.query_slices == "full_volume":
-            query_slices = np.arange(len(query.image))
+            query_slices = np.arange(len(query_mask))
         elif self.variant == "alpnet":
             query_slices = np.arange(extent[0], extent[-1] + 1)
         else:
             query_slices = extent
         return OrganTask(
             organ=organ,
-            support_slices=support_slices,
-            support_masks=support.label[support_slices] == label_id,
+            support_slices=present[middles],
+            support_masks=support_mask[present[middles]],
             query_slices=query_slices,
             part=self._parts(query_slices, extent),
         )
@@ -237,11 +235,17 @@ class Protocol:
             return np.searchsorted(extent[bounds], query_slices, side="right")
         first, height = extent[0], extent[-1] - extent[0]
         if height == 0:
-            # thirds of a single slice are undefined; the middle support slice is the nearest guess
-            middle = np.full(len(query_slices), last // 2)
-            return np.where(query_slices < first, 0, np.where(query_slices > first, last, middle))
+            # a single slice has no thirds: the middle support slice serves it
+            return np.clip(last // 2 + last * np.sign(query_slices - first), 0, last)
         part = (query_slices - first) // (height / self.n_parts)
         return np.clip(part, 0, last).astype(int)
+
+
+def organ_mask(scan: Scan, label_id: int) -> np.ndarray:
+    """Mask, bool [Z, H, W], of one label id; ValueError where the scan carries no label."""
+    if scan.label is None:
+        raise ValueError(f"scan {scan.id} carries no label")
+    return scan.label == label_id
 
 
 def slices_with(mask: np.ndarray) -> np.ndarray:
@@ -251,5 +255,4 @@ def slices_with(mask: np.ndarray) -> np.ndarray:
 
 def truth(scan: Scan, label_id: int, task: OrganTask) -> np.ndarray:
     """True mask, bool [S, H, W], of the slices that a task scores, from the labelled scan."""
-    assert scan.label is not None
-    return scan.label[task.query_slices] == label_id
+    return organ_mask(scan, label_id)[task.query_slices]
