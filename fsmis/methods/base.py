@@ -1,10 +1,20 @@
 """What a few-shot segmentation method is: one call from an episode to masks."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 
 from fsmis.protocol import Episode
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What a query slice was segmented from: an image float32 [H, W] in [0, 1] and a mask bool
+    [H, W] on it."""
+
+    image: np.ndarray
+    mask: np.ndarray
 
 
 class Method(ABC):
@@ -12,7 +22,13 @@ class Method(ABC):
 
     Adding one is a file in ``fsmis/methods/`` and a YAML in ``conf/method/`` whose ``_target_``
     names the class; every other key of the YAML is an argument of its constructor.
+
+    Attributes:
+        matches: for figures, what each query slice of the last episode was segmented from, by organ;
+            empty for methods that cannot say.
     """
+
+    matches: dict[str, list[Match]] = {}  # noqa: RUF012  (replaced, never changed in place)
 
     @abstractmethod
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:

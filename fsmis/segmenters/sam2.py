@@ -1,0 +1,290 @@
+"""SAM2's two-frame step in memory: encode an image, memorise (image, mask), segment given memories.
+
+The same function as ``SAM2VideoPredictor`` on a video [support, query] with a mask prompt on the
+support (Ravi et al., "SAM 2: Segment Anything in Images and Videos", arXiv 2408.00714), but every
+step is batched and each image is encoded once however many organs and slices use it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from fsmis.errors import UserError
+from fsmis.segmenters.checkpoints import load_weights
+from fsmis.segmenters.device import resolve_device
+from fsmis.segmenters.files import SHIPPED
+
+NO_OBJECT = -1024.0  # SAM2's own logit for "the object is not in this frame"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Image features of B images, indexable along the batch.
+
+    Attributes:
+        levels: ``[B, C/8, 4h, 4h]``, ``[B, C/4, 2h, 2h]`` and ``[B, C, h, h]``, h = image size / 16.
+        position: position encoding of the last level, ``[1, C, h, h]``.
+    """
+
+    levels: list[Tensor]
+    position: Tensor
+
+    def __len__(self) -> int:
+        return len(self.levels[-1])
+
+    def __getitem__(self, rows: Tensor | slice | list[int]) -> Features:
+        return Features([level[rows] for level in self.levels], self.position)
+
+    @staticmethod
+    def cat(parts: list[Features]) -> Features:
+        """Join features along the batch."""
+        levels = [torch.cat(level) for level in zip(*(p.levels for p in parts), strict=True)]
+        return Features(levels, parts[0].position)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memories of B (image, mask) pairs, indexable along the batch.
+
+    Attributes:
+        features: bfloat16 ``[B, M, h, h]``, as the public predictor keeps them.
+        position: ``[1, M, h, h]``.
+        pointer: object pointer ``[B, C]``.
+    """
+
+    features: Tensor
+    position: Tensor
+    pointer: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: Tensor | slice | list[int]) -> Memory:
+        return Memory(self.features[rows], self.position, self.pointer[rows])
+
+    @staticmethod
+    def cat(parts: list[Memory]) -> Memory:
+        """Join memories along the batch."""
+        features = torch.cat([p.features for p in parts])
+        return Memory(features, parts[0].position, torch.cat([p.pointer for p in parts]))
+
+
+def build_sam2(architecture: str, overrides: dict[str, Any]) -> torch.nn.Module:
+    """Build SAM2's network with random weights, in eval mode.
+
+    Args:
+        architecture: a config of the ``sam2`` package such as
+            ``configs/sam2.1/sam2.1_hiera_t.yaml``, ``sam2_mini.yaml`` beside this file, or a path to
+            a YAML of the same layout.
+        overrides: dotted keys below ``model`` and their values.
+
+    Raises:
+        UserError: the config does not exist.
+    """
+    # Importing sam2 initialises Hydra globally, which would break a later @hydra.main; its own
+    # builders rely on that, so the network is instantiated from the YAML here instead.
+    hydra_was_free = not GlobalHydra.instance().is_initialized()
+    import sam2
+
+    if hydra_was_free:
+        GlobalHydra.instance().clear()
+    places = [Path(architecture), SHIPPED / architecture, Path(str(files(sam2))) / architecture]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"segmenter.architecture={architecture} is neither a file nor a config of the sam2 "
+            "package; use e.g. configs/sam2.1/sam2.1_hiera_t.yaml"
+        )
+    config = OmegaConf.load(path)
+    for key, value in overrides.items():
+        OmegaConf.update(config.model, key, value, force_add=True)
+    return instantiate(config.model).eval()
+
+
+class Sam2:
+    """SAM2 or SAM2.1 as a segmenter of three calls.
+
+    Args:
+        architecture: see :func:`build_sam2`.
+        checkpoint: Hugging Face hub id (``facebook/sam2.1-hiera-tiny``), a local ``.pt`` or
+            ``.safetensors`` file, ``sam2_mini.safetensors`` (shipped beside this file), or
+            ``random`` (seeded weights, for tests and benchmarks).
+        sha256: expected SHA-256 of the checkpoint file; null: not checked.
+        image_size: side in pixels the network sees, a multiple of 32; published weights want 1024.
+        mean, std: per-channel normalisation of [0, 1] pixels.
+        overrides: changes to the architecture, dotted keys below ``model``.
+        batch_size: rows, (query slice, organ) pairs, of one query step.
+        encode_batch_size: images of one encoder pass.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        seed: seed of the random weights.
+
+    Raises:
+        UserError: bad size, checkpoint missing, damaged or of another architecture.
+
+    Note:
+        The public predictor also fills holes of up to 8 pixels in low-resolution masks, with a CUDA
+        kernel that PyPI's ``sam2`` does not carry; like that package, this class leaves them.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        checkpoint: str,
+        image_size: int,
+        mean: list[float],
+        std: list[float],
+        overrides: dict[str, Any] | None = None,
+        sha256: str | None = None,
+        batch_size: int = 16,
+        encode_batch_size: int = 4,
+        device: str = "auto",
+        seed: int = 0,
+    ):
+        if image_size % 32 or image_size <= 0:
+            raise UserError(f"segmenter.image_size={image_size} is not a multiple of 32")
+        torch.manual_seed(seed)
+        self.model = build_sam2(architecture, {"image_size": image_size, **(overrides or {})})
+        if checkpoint != "random":
+            load_weights(self.model, checkpoint, sha256)
+        self.device = resolve_device(device)
+        self.model.to(self.device).requires_grad_(False)
+        if self.device.type == "cpu":
+            self.model.image_encoder.to(memory_format=torch.channels_last)
+        self.image_size = image_size
+        self.mean = torch.tensor(mean, device=self.device).view(1, 3, 1, 1)
+        self.std = torch.tensor(std, device=self.device).view(1, 3, 1, 1)
+        self.batch_size = batch_size
+        self.encode_batch_size = encode_batch_size
+        self.images_encoded = 0
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray) -> Features:
+        """Image features of float32 ``[B, H, W]`` in [0, 1]; each image passes the encoder once."""
+        parts = []
+        for start in range(0, len(images), self.encode_batch_size):
+            pixels = self.pixels(images[start : start + self.encode_batch_size])
+            with self._autocast():
+                parts.append(self.features(pixels))
+        self.images_encoded += len(images)
+        return Features.cat(parts)
+
+    @torch.inference_mode()
+    def memorise(self, features: Features, masks: np.ndarray | Tensor) -> Memory:
+        """Memories of bool masks ``[B, H, W]`` on images whose features are given (B rows)."""
+        mask = torch.as_tensor(masks, device=self.device)[:, None].float()
+        size = (self.image_size, self.image_size)
+        if mask.shape[-2:] != size:
+            mask = F.interpolate(mask, size, mode="bilinear", antialias=True)
+        # A mask of a pixel or two would vanish at 0.5, and an empty prompt asks for nothing.
+        threshold = mask.amax((1, 2, 3), keepdim=True).clamp(min=1e-6, max=0.5)
+        with self._autocast():
+            return self.memory(features, (mask >= threshold).float())
+
+    @torch.inference_mode()
+    def segment(
+        self, features: Features, memories: list[Memory], size: tuple[int, int]
+    ) -> Tensor:
+        """Mask logits float32 ``[B, H, W]`` of the query, foreground above 0.
+
+        Args:
+            features: of the query images, B rows.
+            memories: one or more support frames, each with B rows.
+            size: (H, W) of the logits.
+        """
+        with self._autocast():
+            mask, _, object_score = self.decode(features, memories)
+        mask = torch.where(object_score[..., None, None] > 0, mask.float(), NO_OBJECT)
+        return F.interpolate(mask, size, mode="bilinear", align_corners=False)[:, 0]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
+        )
+
+    def pixels(self, images: np.ndarray) -> Tensor:
+        """Network input ``[B, 3, S, S]`` of images in [0, 1], through 8 bits and PIL's bicubic
+        resize, as the public predictor reads its frames."""
+        size = (self.image_size, self.image_size)
+        frames = [
+            np.asarray(Image.fromarray(frame).resize(size))
+            for frame in (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+        ]
+        grey = torch.from_numpy(np.stack(frames)).to(self.device)[:, None].float() / 255
+        return ((grey - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def features(self, pixels: Tensor) -> Features:
+        """Features of normalised pixels ``[B, 3, S, S]`` (differentiable)."""
+        out = self.model.forward_image(pixels)
+        return Features(list(out["backbone_fpn"]), out["vision_pos_enc"][-1][:1])
+
+    def memory(self, features: Features, masks: Tensor) -> Memory:
+        """Memory of binary masks float ``[B, 1, S, S]`` (differentiable)."""
+        *high, top = features.levels
+        low, _, _, _, _, pointer, score = self.model._use_mask_as_output(top, high, masks)
+        # The predictor keeps masks at a quarter of the resolution and memorises them upsampled.
+        mask = F.interpolate(low, masks.shape[-2:], mode="bilinear", align_corners=False)
+        encoded, position = self.model._encode_new_memory(
+            current_vision_feats=[_sequence(top)],
+            feat_sizes=[top.shape[-2:]],
+            pred_masks_high_res=mask,
+            object_score_logits=score,
+            is_mask_from_pts=True,
+        )
+        return Memory(encoded.to(torch.bfloat16), position[-1][:1], pointer)
+
+    def decode(self, features: Features, memories: list[Memory]) -> tuple[Tensor, Tensor, Tensor]:
+        """Ungated quarter-resolution logits ``[B, 1, 4h, 4h]``, predicted IoU ``[B, 1]`` and object
+        score ``[B, 1]`` of the frame that follows the memories (differentiable)."""
+        model = self.model
+        *high, top = features.levels
+        rows = len(features)
+        position = features.position.expand(rows, -1, -1, -1)
+        frames = {
+            frame: {
+                "maskmem_features": memory.features,
+                "maskmem_pos_enc": [memory.position.expand(rows, -1, -1, -1)],
+                "obj_ptr": memory.pointer,
+            }
+            for frame, memory in enumerate(memories)
+        }
+        conditioned = model._prepare_memory_conditioned_features(
+            frame_idx=len(memories),
+            is_init_cond_frame=False,
+            current_vision_feats=[_sequence(top)],
+            current_vision_pos_embeds=[_sequence(position)],
+            feat_sizes=[top.shape[-2:]],
+            output_dict={"cond_frame_outputs": frames, "non_cond_frame_outputs": {}},
+            num_frames=len(memories) + 1,
+        )
+        no_point = torch.zeros(rows, 1, 2, device=top.device)
+        padding = -torch.ones(rows, 1, dtype=torch.int32, device=top.device)
+        sparse, dense = model.sam_prompt_encoder(points=(no_point, padding), boxes=None, masks=None)
+        masks, iou, _, object_score = model.sam_mask_decoder(
+            image_embeddings=conditioned,
+            image_pe=model.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=model._use_multimask(False, None),
+            repeat_image=False,
+            high_res_features=high,
+        )
+        best = iou.argmax(1, keepdim=True)
+        masks = masks.take_along_dim(best[..., None, None], 1)
+        return masks, iou.take_along_dim(best, 1), object_score
+
+
+def _sequence(maps: Tensor) -> Tensor:
+    """[B, C, h, w] -> [hw, B, C], the layout of SAM2's transformers."""
+    return maps.flatten(2).permute(2, 0, 1)
