@@ -1,0 +1,67 @@
+"""What a run shows on the terminal: progress with the current mean, then its table."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fsmis.records import Cell, RunFolder
+from fsmis.tables import shown, summarise
+
+COLUMNS = {"dice": "Dice %", "sd": "sd", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
+
+console = Console(soft_wrap=True, highlight=False, markup=False)
+errors = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
+
+
+@contextmanager
+def progress(
+    folder: RunFolder, requested: list[Cell], pending: list[Cell], organs: list[str]
+) -> Iterator[Callable[[Cell, pd.DataFrame], None]]:
+    """A bar of scans with the current mean Dice; where nobody watches, a line for each scan.
+
+    Yields:
+        To be called after each cell, with all scores so far.
+    """
+    total, done = len(requested), len(requested) - len(pending)
+    if done:
+        console.print(f"{done}/{total} scans were done before, {folder.path}")
+    columns = (TextColumn("scans"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, TextColumn("{task.description}"), console=console)
+    task = bar.add_task("", total=total, completed=done)
+
+    def advance(cell: Cell, scores: pd.DataFrame) -> None:
+        nonlocal done
+        done += 1
+        record = folder.read(cell)
+        mean = summarise(scores, organs)["dice"].iloc[-1]
+        so_far = f"mean Dice {mean:.2f}" if pd.notna(mean) else "no score yet"
+        bar.update(task, advance=1, description=so_far)
+        if record["state"] == "failed":
+            errors.print(f"scan {cell.query_scan} of fold {cell.fold} failed: {record['reason']}")
+        if not console.is_terminal:
+            seen = f"scan {cell.query_scan} of fold {cell.fold}: {record['state']}"
+            console.print(f"{done}/{total} {seen}, {so_far}")
+
+    if console.is_terminal and pending:
+        with bar:
+            yield advance
+    else:
+        yield advance
+
+
+def table(title: str, frame: pd.DataFrame, notes: list[str]) -> None:
+    """Print a table with its notes below."""
+    text = shown(frame)
+    grid = Table(title=title, title_justify="left")
+    for column in text.columns:
+        justify = "left" if column == "organ" else "right"
+        grid.add_column(COLUMNS.get(column, column), justify=justify)
+    for _, row in text.iterrows():
+        grid.add_row(*row, style="bold" if row.iloc[0] == "mean" else None)
+    console.print(grid)
+    for note in notes:
+        console.print(note)

@@ -1,0 +1,102 @@
+"""One cell of a run: load two scans, segment the query, score every organ."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from fsmis.datasets import Dataset, Scan
+from fsmis.methods.base import Method
+from fsmis.metrics import score
+from fsmis.nifti import write_mask
+from fsmis.protocol import Episode, Protocol, Split, truth
+from fsmis.records import Cell
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """A segmented query scan.
+
+    Attributes:
+        episode: what the method saw.
+        query: the same scan with its label.
+        masks: bool [S, H, W] by organ, of the query slices of the organ's task.
+        truths: the true masks, of the same shapes.
+        seconds: wall time of the method.
+    """
+
+    episode: Episode
+    query: Scan
+    masks: dict[str, np.ndarray]
+    truths: dict[str, np.ndarray]
+    seconds: float
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Scores by organ; ``seconds`` is the organ's equal share, so that a sum is the total."""
+        return [
+            {
+                "fold": self.episode.fold,
+                "support_scan": self.episode.support.id,
+                "query_scan": self.query.id,
+                "organ": organ,
+                **score(mask, self.truths[organ], self.query.spacing),
+                "seconds": self.seconds / len(self.masks),
+            }
+            for organ, mask in self.masks.items()
+        ]
+
+    def write(self, path: Path, organs: dict[str, int]) -> None:
+        """Write the predictions as one label map in the query's geometry (NIfTI).
+
+        Where organs overlap, the one with the higher label id stands.
+        """
+        label = np.zeros(self.query.image.shape, np.uint8)
+        for organ in sorted(self.masks, key=lambda organ: organs[organ]):
+            slices = self.episode.organs[organ].query_slices
+            label[slices] = np.where(self.masks[organ], organs[organ], label[slices])
+        write_mask(path, label, self.query.affine)
+
+
+class Evaluation:
+    """Segments query scans with the configured method, which is built when first needed."""
+
+    def __init__(self, method: DictConfig, dataset: Dataset, protocol: Protocol) -> None:
+        self._config = method
+        self._method: Method | None = None
+        self._dataset = dataset
+        self._protocol = protocol
+        # a support serves all queries of its fold
+        self._load_support: Callable[[str], Scan] = lru_cache(maxsize=1)(dataset.load)
+
+    def build(self) -> Method:
+        """The method, with its weights loaded the first time."""
+        if self._method is None:
+            self._method = instantiate(self._config)
+        return self._method
+
+    def segment(self, cell: Cell) -> Segmented:
+        """Segment one query scan.
+
+        Raises:
+            UserError: a scan cannot be read.
+            KeyError: the method left out an organ.
+        """
+        query = self._dataset.load(cell.query_scan)
+        split = Split(cell.fold, cell.support_scan, [cell.query_scan])
+        support = self._load_support(cell.support_scan)
+        episode = self._protocol.episode(self._dataset, split, support, query)
+        labels = self._dataset.organs
+        truths = {
+            organ: truth(query, labels[organ], task) for organ, task in episode.organs.items()
+        }
+        method = self.build()
+        start = time.perf_counter()
+        masks = method.segment(episode) if truths else {}
+        seconds = time.perf_counter() - start
+        return Segmented(episode, query, {organ: masks[organ] for organ in truths}, truths, seconds)

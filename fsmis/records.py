@@ -1,0 +1,193 @@
+"""The folder of a run: what was planned, what is done, and the scores, safe against kill -9.
+
+The truth is one JSON file for each cell (fold and query scan), renamed into place when complete;
+``scores.csv`` is rebuilt from them. A cell is *done* with its rows, *failed* with a reason,
+*interrupted*, or *missing*; only done ones are used again. A file that does not parse is missing.
+"""
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fsmis.errors import UserError
+
+COLUMNS = [
+    *("dataset", "method", "variant", "protocol", "fold", "support_scan", "query_scan", "organ"),
+    *("n_slices", "tp", "fp", "fn", "dice", "iou", "hd95_mm", "assd_mm", "seconds"),
+]
+SCAN_IDS = {"support_scan": str, "query_scan": str}  # numbers in name only
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The unit of work: one query scan of one fold."""
+
+    fold: int
+    support_scan: str
+    query_scan: str
+
+    @property
+    def name(self) -> str:
+        """Name of its files, e.g. ``fold3_scan36``."""
+        return f"fold{self.fold}_scan{self.query_scan}"
+
+
+class RunFolder:
+    """Files of one variant of one method on one dataset; several processes may share it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, name: str, text: str) -> Path:
+        """Write one of the run's files, whole or not at all; returns its path."""
+        path = self.path / name
+        write_atomic(path, text)
+        return path
+
+    def write_json(self, name: str, value: dict[str, Any]) -> Path:
+        """``write`` for plain data, as strict JSON."""
+        return self.write(name, json.dumps(value, indent=1, allow_nan=False))
+
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        """Write ``plan.json``: ``cells`` of all folds, and what tables name (see ``run.plan``)."""
+        self.write_json("plan.json", {**plan, "cells": [asdict(cell) for cell in plan["cells"]]})
+
+    def plan(self) -> dict[str, Any] | None:
+        """What ``write_plan`` wrote; None where it is missing or damaged."""
+        plan = read_json(self.path / "plan.json")
+        if plan is None or not isinstance(plan.get("cells"), list):
+            return None
+        return {**plan, "cells": [Cell(**cell) for cell in plan["cells"]]}
+
+    def finish(self, cell: Cell, rows: list[dict[str, Any]], **notes: Any) -> None:
+        """Record a cell as done; ``rows`` hold ``COLUMNS``, ``notes`` what else is to be known."""
+        rows = [{column: _finite(row[column]) for column in COLUMNS} for row in rows]
+        self._write(cell, {"state": "done", "rows": rows, **notes})
+
+    def fail(self, cell: Cell, state: str, reason: str) -> None:
+        """Record a cell as ``failed`` or ``interrupted``, unless another process has done it."""
+        if self.read(cell)["state"] != "done":
+            self._write(cell, {"state": state, "reason": reason})
+
+    def read(self, cell: Cell) -> dict[str, Any]:
+        """State of a cell, with ``rows`` where it is ``done``, else with a ``reason``."""
+        record = read_json(self.path / f"cells/{cell.name}.json")
+        return record if record is not None and _is_valid(record) else {"state": "missing"}
+
+    def done(self, cells: list[Cell]) -> list[Cell]:
+        """Those of the cells that need no computing."""
+        return [cell for cell in cells if self.read(cell)["state"] == "done"]
+
+    def rebuild(self) -> pd.DataFrame:
+        """Write ``scores.csv`` from all done cells and return it.
+
+        Repeated until no cell has changed meanwhile, so that the last of several concurrent
+        writers leaves all rows.
+        """
+        rows = self._rows()
+        while True:
+            scores = pd.DataFrame(rows, columns=COLUMNS).astype(SCAN_IDS)
+            self.write("scores.csv", scores.to_csv(index=False))
+            before, rows = rows, self._rows()
+            if rows == before:
+                return scores
+
+    def scores(self) -> pd.DataFrame:
+        """Rows of ``scores.csv`` (empty where there is none), scan ids as text.
+
+        Raises:
+            UserError: the file is not such a table.
+        """
+        path = self.path / "scores.csv"
+        if not path.is_file():
+            return pd.DataFrame(columns=COLUMNS)
+        try:
+            scores = pd.read_csv(path, dtype=SCAN_IDS)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path}: not a table of scores; run the same command again") from error
+        lacking = [column for column in COLUMNS if column not in scores]
+        if lacking:
+            raise UserError(
+                f"{path}: no column {lacking[0]}; written by another version, run again"
+            )
+        return scores
+
+    def _rows(self) -> list[dict[str, Any]]:
+        records = (read_json(path) for path in (self.path / "cells").glob("fold*.json"))
+        done = [record for record in records if record is not None and _is_valid(record)]
+        rows = [row for record in done for row in record.get("rows", [])]
+        return sorted(rows, key=lambda row: (row["fold"], int(row["query_scan"])))
+
+    def _write(self, cell: Cell, record: dict[str, Any]) -> None:
+        self.write_json(f"cells/{cell.name}.json", {**asdict(cell), **record})
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the old file stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=".", suffix=".tmp", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # a temporary file is private, a result is not
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another "
+            "results_dir, the same command then resumes"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: str | Path) -> None:
+    """Refuse a folder in which nothing can be created; creates nothing.
+
+    Raises:
+        UserError: it, or its nearest parent that exists, is no folder or is not writable.
+    """
+    nearest = Path(folder).expanduser().absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        problem = "is not writable" if nearest.is_dir() else "is not a folder"
+        raise UserError(f"results_dir={folder}: {nearest} {problem}; choose another results_dir")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """An object from a JSON file; None where there is none or it is damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_valid(record: dict[str, Any]) -> bool:
+    if record.get("state") != "done":
+        return record.get("state") in ("failed", "interrupted")
+    rows = record.get("rows")
+    return isinstance(rows, list) and all(set(COLUMNS) <= set(row) for row in rows)
+
+
+def _finite(value: Any) -> Any:
+    """Strict JSON has no NaN: an undefined distance is null there and an empty cell in CSV."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

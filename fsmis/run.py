@@ -1,0 +1,196 @@
+"""Run a method over the scans of a dataset: ``python -m fsmis.run [-m] key=value ...``.
+
+Every query scan is recorded when it is done, so the same command resumes a run that was stopped.
+Exit code 0: all requested scans are scored; 1: some failed; 2: bad input or settings.
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from fsmis import display, figures
+from fsmis.cli import CONF_DIR, SOME_FAILED, USER_ERROR, Interrupted, command_line, interruptible
+from fsmis.datasets import Dataset
+from fsmis.errors import UserError
+from fsmis.evaluation import Evaluation, Segmented
+from fsmis.protocol import Protocol
+from fsmis.provenance import now, provenance
+from fsmis.records import Cell, RunFolder, require_writable
+from fsmis.tables import write_summary
+from fsmis.variant import files_in, identity, news, variant_hash
+
+
+class Run:
+    """One configuration on its way from the data to its table."""
+
+    def __init__(self, cfg: DictConfig, choices: dict[str, str]) -> None:
+        """Check settings and data; nothing is written yet.
+
+        Args:
+            cfg: the composed configuration.
+            choices: name of the choice in each group, e.g. ``{"method": "copy_mask"}``.
+
+        Raises:
+            UserError: bad settings or data, or ``results_dir`` cannot be written.
+        """
+        require_writable(cfg.results_dir)
+        if cfg.figures not in figures.CHOICES:
+            raise UserError(f"figures={cfg.figures}: choose one of {', '.join(figures.CHOICES)}")
+        self.cfg = cfg
+        self.dataset: Dataset = instantiate(cfg.dataset)
+        self.protocol: Protocol = instantiate(cfg.protocol)
+        self.requested = self._cells(self.protocol)
+        every_fold = self._cells(instantiate(cfg.protocol, fold="all"))
+        self.evaluation = Evaluation(cfg.method, self.dataset, self.protocol)
+        identified = identity(cfg, self.dataset)
+        variant = variant_hash(identified)
+        self.labels = {
+            "dataset": self.dataset.name,
+            "method": choices["method"],
+            "variant": variant,
+            "protocol": self.protocol.name,
+        }
+        parent = Path(cfg.results_dir).expanduser() / self.dataset.name / choices["method"]
+        self.folder = RunFolder(parent / variant)
+        self.news = news(parent, variant, identified)
+        self._plan = {
+            **self.labels,
+            "oracle": self.protocol.oracle,
+            "organs": list(self.dataset.organs),
+            "choices": {group: name for group, name in choices.items() if group in cfg.method},
+            "identity": identified,
+            "cells": every_fold,
+        }
+
+    def pending(self) -> list[Cell]:
+        """Requested cells that are to be computed."""
+        states = {cell: self.folder.read(cell)["state"] for cell in self.requested}
+        return [cell for cell in self.requested if self.cfg.force or states[cell] != "done"]
+
+    def start(self) -> None:
+        """Write the plan; the method is built before, so that bad weights leave no trace."""
+        self.evaluation.build()
+        self.folder.write_plan(self._plan)
+        self.folder.write("config.yaml", OmegaConf.to_yaml(self.cfg, resolve=True))
+        weights = dict(files_in(self.cfg.method).values())
+        self._provenance = provenance(self.cfg.seed, weights, self.dataset.fingerprint())
+        self.folder.write_json("provenance.json", self._provenance)
+
+    def end(self) -> None:
+        """Note the time of the end."""
+        self.folder.write_json("provenance.json", {**self._provenance, "end": now()})
+
+    def compute(self, cell: Cell) -> None:
+        """Segment, score and record one cell; what fails is recorded with its reason.
+
+        Raises:
+            UserError: something that the user has to mend first.
+        """
+        try:
+            segmented = self.evaluation.segment(cell)
+            if self.cfg.save_predictions:
+                segmented.write(self._prediction(cell), self.dataset.organs)
+            if self.cfg.figures == "all":
+                self._draw(cell, segmented)
+            rows = [{**self.labels, **row} for row in segmented.rows()]
+            self.folder.finish(cell, rows, skipped=segmented.episode.skipped)
+        except UserError:
+            raise
+        except Exception as error:  # such as a GPU out of memory: the other scans go on
+            self.folder.fail(cell, "failed", f"{type(error).__name__}: {error}")
+            if "torch" in sys.modules:
+                sys.modules["torch"].cuda.empty_cache()
+
+    def draw_missing(self) -> list[Path]:
+        """Draw the figures asked for; scans done before are segmented again for theirs."""
+        scores = self.folder.scores()
+        wanted = figures.select(scores, self.requested, self.cfg.figures, self.cfg.worst_figures)
+        for cell in wanted:
+            if self.cfg.force or not self._figure(cell).is_file():
+                self._draw(cell, self.evaluation.segment(cell))
+        return [self._figure(cell) for cell in wanted]
+
+    def _draw(self, cell: Cell, segmented: Segmented) -> None:
+        prompts = figures.prompts(self.evaluation.build(), segmented.episode)
+        title = f"{self.labels['dataset']}, {self.labels['method']}, {self.labels['protocol']}"
+        figures.draw(self._figure(cell), segmented, prompts, self.cfg.figure_slices, title)
+
+    def _figure(self, cell: Cell) -> Path:
+        return self.folder.path / f"figures/{cell.name}.png"
+
+    def _prediction(self, cell: Cell) -> Path:
+        path = self.folder.path / f"predictions/{cell.name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def _cells(self, protocol: Protocol) -> list[Cell]:
+        return [
+            Cell(split.fold, split.support_id, query)
+            for split in protocol.splits(self.dataset)
+            for query in split.query_ids
+        ]
+
+
+def execute(cfg: DictConfig, choices: dict[str, str]) -> int:
+    """Do a whole run and print its table; returns the exit code."""
+    cell: Cell | None = None
+    run = Run(cfg, choices)
+    for line in run.news:
+        display.console.print(line)
+    pending, organs = run.pending(), list(run.dataset.organs)
+    try:
+        with interruptible():
+            if pending:
+                run.start()
+            with display.progress(run.folder, run.requested, pending, organs) as advance:
+                for cell in pending:
+                    run.compute(cell)
+                    advance(cell, run.folder.rebuild())
+            cell = None
+            drawn = run.draw_missing()
+    except Interrupted as signal:
+        if cell is not None:
+            run.folder.fail(cell, "interrupted", str(signal))
+        run.folder.rebuild()
+        done = len(run.folder.done(run.requested))
+        display.errors.print(
+            f"interrupted by {signal}: {done}/{len(run.requested)} scans are done and kept, "
+            "the same command resumes"
+        )
+        raise SystemExit(signal.exit_code) from None
+    if pending:
+        run.end()
+    title, table, notes, written = write_summary(run.folder)
+    display.table(title, table, notes)
+    for path in [run.folder.path / "scores.csv", *written, *drawn]:
+        display.console.print(path)
+    failed = len(run.requested) - len(run.folder.done(run.requested))
+    if failed:
+        display.errors.print(f"{failed} of {len(run.requested)} scans failed, see above")
+    return SOME_FAILED if failed else 0
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
+def main(cfg: DictConfig) -> None:
+    """Run once, as one job of a sweep too: there, a job that fails leaves the others running."""
+    job = HydraConfig.get()
+    try:
+        with command_line():
+            code = execute(cfg, dict(job.runtime.choices))
+        if code:
+            raise SystemExit(code)
+    except SystemExit as stop:
+        alone = job.mode is not RunMode.MULTIRUN
+        if alone or stop.code not in (SOME_FAILED, USER_ERROR):
+            raise
+        raise CompactHydraException(f"exit code {stop.code}") from None
+
+
+if __name__ == "__main__":
+    main()

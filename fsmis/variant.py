@@ -1,0 +1,89 @@
+"""What identifies a run: everything that can change a score, and nothing else."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fsmis.datasets import Dataset
+from fsmis.records import read_json
+
+# Raised when the code changes so that the same configuration scores differently.
+SCORING_VERSION = 1
+
+# Keys that name places and selections: without influence on a score.
+NOT_SCORED = {"device", "root", "source", "fold"}
+
+# Parts of an identity that change without a word on the command line.
+REASONS = {
+    "data": "the data files have changed",
+    "weights": "the weight files have changed",
+    "scoring": "the scoring code has changed",
+}
+
+
+def identity(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
+    """What can change a score, as plain data.
+
+    The method with all that it nests, the protocol without the fold selection (``fold=0`` and
+    ``fold=all`` resume each other), the dataset without its folder but with the contents of its
+    files, the contents of the files that the method names (weights), and the seed.
+    """
+    weights = {key: sha256 for key, (_, sha256) in files_in(cfg.method).items()}
+    parts = {name: settings(cfg[name]) for name in ("method", "protocol", "dataset")}
+    parts["method"] = {k: v for k, v in parts["method"].items() if k not in weights}
+    scoring = {"weights": weights, "data": dataset.fingerprint(), "scoring": SCORING_VERSION}
+    return {**parts, **scoring, "seed": cfg.seed}
+
+
+def variant_hash(identified: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits for an identity."""
+    text = json.dumps(identified, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def news(parent: Path, variant: str, identified: dict[str, Any]) -> list[str]:
+    """Why a variant that is configured like one of before is computed anew, a line for each.
+
+    Args:
+        parent: folder of all variants of a method on a dataset.
+        variant: hash of this one.
+        identified: identity of this one.
+    """
+    if (parent / variant).exists():
+        return []
+    lines = []
+    for path in sorted(parent.glob("*/plan.json")):
+        other = (read_json(path) or {}).get("identity", {})
+        changed = sorted(key for key in identified if other.get(key) != identified[key])
+        if changed and set(changed) <= set(REASONS):
+            reasons = " and ".join(REASONS[key] for key in changed)
+            lines.append(f"{reasons} since variant {path.parent.name}: computing anew")
+    return lines
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """The scored settings of a part of the configuration: value by dotted key."""
+    flat = _flat(OmegaConf.to_container(config, resolve=True))
+    return {key: value for key, value in flat.items() if key.split(".")[-1] not in NOT_SCORED}
+
+
+def files_in(config: DictConfig) -> dict[str, tuple[str, str]]:
+    """Path and SHA-256 of every file that a part of the configuration names, by dotted key."""
+    found = {}
+    for key, value in settings(config).items():
+        if isinstance(value, str) and "." in value:
+            path = Path(value).expanduser()
+            if path.is_file():
+                with path.open("rb") as file:
+                    found[key] = value, hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {key: value}
+    parts = [_flat(item, f"{key}.{name}" if key else str(name)) for name, item in value.items()]
+    return {name: item for part in parts for name, item in part.items()}
