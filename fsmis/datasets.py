@@ -173,10 +173,10 @@ class Dataset:
             raise UserError(f"dataset.root={self.root}: no scan of {self.name}; {layout}")
         for scan_id in sorted(images.keys() ^ labels.keys(), key=int):
             path = images.get(scan_id) or labels[scan_id]
-            lacking = "label" if scan_id in images else "image"
+            kinds = ("image", "label") if scan_id in images else ("label", "image")
             raise UserError(
-                f"{path}: scan {scan_id} has no {lacking}_{scan_id}.nii.gz beside it; add it or "
-                "remove this file"
+                f"{path}: there is no {path.name.replace(*kinds)} beside it; add it or remove this "
+                "file"
             )
         return images, labels
 
@@ -184,13 +184,13 @@ class Dataset:
         """Starts of the folds, checked against the scans that are there."""
         n_scans = len(self.scan_ids)
         if isinstance(wanted, int):
-            starts = [n_scans * fold // wanted for fold in range(wanted + 1)]
+            starts = [n_scans * fold // max(wanted, 1) for fold in range(wanted + 1)]
         else:
             starts = [int(start) for start in wanted]
         if len(starts) < 3 or starts[0] != 0 or min(np.diff(starts)) < 1:
             raise UserError(
-                f"dataset.fold_starts={wanted}: {self.name} with {n_scans} scans needs two folds or "
-                "more, from 0 upwards, each with a scan; choose other starts, or add scans"
+                f"dataset.fold_starts={wanted}: {self.name} with {n_scans} scans needs two folds "
+                "or more, from 0 upwards, each with a scan; choose other starts, or add scans"
             )
         if starts[-1] != n_scans:
             raise UserError(

@@ -24,7 +24,8 @@ def score(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float
     Returns:
         ``n_slices``, ``tp``, ``fp``, ``fn`` (voxels), ``dice`` and ``iou`` in [0, 1], ``hd95_mm``
         (95th percentile of the surface distances of both directions together) and ``assd_mm``
-        (average symmetric surface distance), as named in scores.csv.
+        (average symmetric surface distance: the mean over both surfaces together), as named in
+        scores.csv.
 
     Raises:
         ValueError: the masks are not bool arrays of the same shape [S, H, W].

@@ -78,7 +78,7 @@ ABDOMEN = Anatomy(
         Tissue(0, 0.95, (0, -66, 0), (500, 6, 8)),  # spinal canal
         Tissue(0, 0.06, (0, -23, 8), (500, 9, 9)),  # aorta
         Tissue(1, 0.38, (28, 5, -66), (66, 66, 68)),  # liver
-        Tissue(4, 0.64, (32, -25, 98), (42, 36, 19)),  # spleen
+        Tissue(4, 0.64, (32, -25, 94), (44, 36, 21)),  # spleen
         Tissue(2, 0.74, (-18, -40, -58), (48, 20, 24)),  # right kidney
         Tissue(3, 0.74, (-8, -40, 58), (48, 20, 24)),  # left kidney
     ),

@@ -183,13 +183,15 @@ class Protocol:
     def _folds(self, name: str, n_folds: int) -> list[int]:
         if self._fold == "all":
             return list(range(n_folds))
-        wanted = set([self._fold] if isinstance(self._fold, int | str) else self._fold)
-        for fold in wanted:
-            if fold not in range(n_folds):
-                raise UserError(
-                    f"protocol.fold={fold}: {name} has {n_folds} folds, 0 to {n_folds - 1}; "
-                    "choose a number, a list of them, or all"
-                )
+        wanted: list[object] = [self._fold]
+        if isinstance(self._fold, Sequence) and not isinstance(self._fold, str):
+            wanted = list(self._fold)
+        unknown = [fold for fold in wanted if fold not in range(n_folds)]
+        if unknown or not wanted:
+            raise UserError(
+                f"protocol.fold={self._fold}: {name} has {n_folds} folds, 0 to {n_folds - 1}; "
+                "choose a number, a list of them, or all"
+            )
         return [fold for fold in range(n_folds) if fold in wanted]
 
     def _split(self, dataset: Dataset, fold: int) -> Split:
