@@ -146,8 +146,10 @@ def write_phantom(out: Path | str, kind: str = "abdomen", scans: int = 4, seed: 
     """Write ``image_<id>.nii.gz`` and ``label_<id>.nii.gz`` for the ids 1 to ``scans`` to ``out``.
 
     Raises:
-        UserError: ``out`` cannot be written or holds other scans.
+        UserError: ``out`` cannot be written or holds other scans, or ``scans`` is below 1.
     """
+    if scans < 1:
+        raise UserError(f"--scans={scans}: choose 1 or more (a benchmark needs 2)")
     out = Path(out)
     files = [(out / f"image_{i}.nii.gz", out / f"label_{i}.nii.gz") for i in range(1, scans + 1)]
     try:
@@ -215,7 +217,9 @@ def _smooth_field(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m fsmis.phantom", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m fsmis.phantom", description="Write generated scans in the prepared format."
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--kind", choices=ANATOMIES, default="abdomen")
     parser.add_argument("--scans", type=int, default=4, help="number of patients")

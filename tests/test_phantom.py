@@ -86,6 +86,11 @@ def test_scans_of_others_are_not_mixed_in(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 1
 
 
+def test_no_scans_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--scans=0"):
+        write_phantom(tmp_path, scans=0)
+
+
 def test_a_folder_that_cannot_be_made_is_one_line_on_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = subprocess.run(

@@ -290,10 +290,11 @@ def test_copying_the_mask_is_a_floor_on_the_phantom(phantom: Dataset) -> None:
 
 
 def test_a_copied_mask_is_resized_to_the_query() -> None:
+    method = instantiate(OmegaConf.load(CONF / "method" / "copy_mask.yaml"))
     support, query = scan_with("1", a=[3]), scan_with("2", a=[4])
     large = replace(
         query, image=np.zeros((10, 8, 12), np.float32), label=query.label.repeat(2, 1).repeat(3, 2)
     )
-    mask = CopyMask().segment(cut("alpnet", support, large))["a"]
+    mask = method.segment(cut("alpnet", support, large))["a"]
     assert mask.shape == (1, 8, 12) and mask.dtype == bool
     np.testing.assert_array_equal(mask, large.label[[4]] == 1)
