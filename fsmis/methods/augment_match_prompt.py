@@ -60,7 +60,9 @@ class AugmentMatchPrompt(Method):
                 copy_of[z, query] = len(images) + chosen
             images += [support.images[copy] for copy in used]
             masks += [{o: m[copy] for o, m in support.masks.items()} for copy in used]
-            copies.append(features[used] if features else self.segmenter.encode(support.images[used]))
+            copies.append(
+                features[used] if features else self.segmenter.encode(support.images[used])
+            )
 
         memory_of: dict[tuple[int, str], int] = {}  # (copy, organ) -> memory
         row_query, row_memory = [], []

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from fsmis.errors import UserError
 from fsmis.segmenters.files import find_checkpoint, sha256
 
+
 def load_weights(model: torch.nn.Module, checkpoint: str, expected_sha256: str | None) -> None:
     """Load a checkpoint into a model, strictly; nothing but tensors is unpickled.
 

@@ -193,9 +193,7 @@ class Sam2:
             return self.memory(features, (mask >= threshold).float())
 
     @torch.inference_mode()
-    def segment(
-        self, features: Features, memories: list[Memory], size: tuple[int, int]
-    ) -> Tensor:
+    def segment(self, features: Features, memories: list[Memory], size: tuple[int, int]) -> Tensor:
         """Mask logits float32 ``[B, H, W]`` of the query, foreground above 0.
 
         Args:

@@ -173,9 +173,7 @@ class Trainer:
         loss = loss_of(predict(self.segmenter, batch), self.config)
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(
-            self.segmenter.model.parameters(), self.config.gradient_norm
-        )
+        torch.nn.utils.clip_grad_norm_(self.segmenter.model.parameters(), self.config.gradient_norm)
         self.optimizer.step()
         self.average.update_parameters(self.segmenter.model)
         self.step += 1

@@ -165,7 +165,9 @@ class _Organs:
         self.y = draw.uniform(-0.55, 0.55, batch, count)
         # Large organs lie below small ones, so that they are not cut to pieces.
         largest = torch.linspace(math.log(0.65), math.log(0.3), count, device=self.x.device)
-        length = torch.lerp(largest.new_tensor(math.log(0.08)), largest, draw.uniform(0, 1, batch, count))
+        length = torch.lerp(
+            largest.new_tensor(math.log(0.08)), largest, draw.uniform(0, 1, batch, count)
+        )
         length = length.exp()
         aspect = draw.uniform(0, 1, batch, count) ** 2 * 1.4
         self.a, self.b = length, (length * (-aspect).exp()).clamp(min=0.035)
@@ -305,7 +307,9 @@ def _render(
         padding = (kernel[0] // 2, kernel[1] // 2)
         blurred = F.avg_pool2d(image, kernel, 1, padding, count_include_pad=False)
         image = image.lerp(blurred, per_frame(0, 1))
-    image = image * (settings.bias_field * per_frame(0, 1) * draw.smooth(3, size, batch, frames)).exp()
+    image = (
+        image * (settings.bias_field * per_frame(0, 1) * draw.smooth(3, size, batch, frames)).exp()
+    )
     image = image + _artefacts(image, draw)
     sigma = settings.noise * per_frame(0, 1) ** 2 * 2
     noisy = image + sigma * draw.normal(*image.shape)
