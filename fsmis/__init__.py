@@ -1,1 +1,1 @@
-"""Training-free few-shot medical image segmentation with SAM2: benchmark and reproduction harness."""
+"""Training-free few-shot medical image segmentation with SAM2: benchmark and reproduction."""

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Bad input, weights or settings; the message names the file, the value and the fix in one line.
+    """Bad input, weights or settings; the message names file, value and fix in one line.
 
     Command lines print it as ``error: <message>`` and exit with code 2, without a traceback unless
     the environment variable ``FSMIS_TRACEBACK`` is set.

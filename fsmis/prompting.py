@@ -10,7 +10,7 @@ from fsmis.segmenters.sam2 import Features, Memory, Sam2
 
 @dataclass(frozen=True)
 class Prompts:
-    """Which copy, with which mask, prompts which query slice; R rows are (query slice, organ) pairs.
+    """Which copy, with which mask, prompts which query slice; rows are (query slice, organ) pairs.
 
     A memory is one (copy, organ) pair, so rows that share a copy and an organ share it.
 

@@ -49,7 +49,7 @@ def enliven(model: torch.nn.Module, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def frames() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two support images and three query images [., 200, 180] in [0, 1], four masks on each support."""
+    """Two support and three query images [., 200, 180] in [0, 1], and four masks."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:200, :180]
     images = []
@@ -206,10 +206,7 @@ def test_missing_weights_say_what_to_do(monkeypatch):
 
 
 def test_hub_weights_offline_fail_at_once(tmp_path):
-    code = (
-        "from tests.test_sam2 import segmenter_config; from hydra.utils import instantiate;"
-        "build('sam2.1_tiny')"
-    )
+    code = "from tests.test_sam2 import build; build('sam2.1_tiny')"
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "", "PYTHONPATH": "."}
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -18,8 +18,8 @@ from fsmis.support_set import SupportSet, SupportSetConstruction
 class AugmentMatchPrompt(Method):
     """The three stages, organs and slices sharing what they have in common.
 
-    One support set for every distinct support slice, one encoder pass for every distinct query slice
-    and matched copy, one memory for every (matched copy, organ).
+    One support set for every distinct support slice, one encoder pass for every distinct query
+    slice and matched copy, one memory for every (matched copy, organ).
 
     Args:
         support_set: stage 1.

@@ -24,8 +24,8 @@ class Method(ABC):
     names the class; every other key of the YAML is an argument of its constructor.
 
     Attributes:
-        matches: for figures, what each query slice of the last episode was segmented from, by organ;
-            empty for methods that cannot say.
+        matches: for figures, what each query slice of the last episode was segmented from, by
+            organ; empty for methods that cannot say.
     """
 
     matches: dict[str, list[Match]] = {}  # noqa: RUF012  (replaced, never changed in place)

@@ -40,8 +40,8 @@ def load_weights(model: torch.nn.Module, checkpoint: str, expected_sha256: str |
     wrong += [key for key in state if key not in own]
     if wrong:
         raise UserError(
-            f"{path} does not fit segmenter.architecture: {len(wrong)} tensors differ, the first is "
-            f"{wrong[0]}; choose the segmenter of the checkpoint's own size and version"
+            f"{path} does not fit segmenter.architecture: {len(wrong)} tensors differ, the first "
+            f"is {wrong[0]}; choose the segmenter of the checkpoint's own size and version"
         )
     model.load_state_dict(state)
 

@@ -34,7 +34,7 @@ class Features:
     """Image features of B images, indexable along the batch.
 
     Attributes:
-        levels: ``[B, C/8, 4h, 4h]``, ``[B, C/4, 2h, 2h]`` and ``[B, C, h, h]``, h = image size / 16.
+        levels: ``[B, C/8, 4h, 4h]``, ``[B, C/4, 2h, 2h]``, ``[B, C, h, h]``; h = image size / 16.
         position: position encoding of the last level, ``[1, C, h, h]``.
     """
 
@@ -86,8 +86,8 @@ def build_sam2(architecture: str, overrides: dict[str, Any]) -> torch.nn.Module:
 
     Args:
         architecture: a config of the ``sam2`` package such as
-            ``configs/sam2.1/sam2.1_hiera_t.yaml``, ``sam2_mini.yaml`` beside this file, or a path to
-            a YAML of the same layout.
+            ``configs/sam2.1/sam2.1_hiera_t.yaml``, ``sam2_mini.yaml`` beside this file, or the path
+            of a YAML of the same layout.
         overrides: dotted keys below ``model`` and their values.
 
     Raises:

@@ -1,8 +1,8 @@
 """Train the embedded checkpoint on synthetic pairs: ``python -m fsmis.training.sam2_mini``.
 
-Every step is one batch of random bodies, drawn from a seed of its own, so a run that is stopped goes
-on where its last checkpoint was and sees the pairs it would have seen. Settings and their meaning:
-``conf/training/sam2_mini.yaml``.
+Every step is one batch of random bodies, drawn from a seed of its own, so a run that is stopped
+goes on where its last checkpoint was and sees the pairs it would have seen. Settings and their
+meaning: ``conf/training/sam2_mini.yaml``.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Synthetic support and query slices: random bodies seen twice, the way two patients differ.
 
-No real image is used anywhere, so whatever a model trained on these learns, it has not seen a fold,
-a dataset or an organ. In the spirit of SynthMorph (Hoffmann et al., IEEE TMI 2022) and of UniverSeg's
-synthetic tasks (Butoi et al., ICCV 2023): label maps first, then intensities drawn per label.
+No real image is used anywhere, so whatever a model trained on these learns, it has not seen a
+fold, a dataset or an organ. In the spirit of SynthMorph (Hoffmann et al., IEEE TMI 2022) and of
+UniverSeg's synthetic tasks (Butoi et al., ICCV 2023): label maps first, then intensities drawn per
+label.
 
-A body is a set of label functions over the plane that change with height z: tissues (argmax of smooth
-random fields) inside an outline with a rim of fat, and organs painted over them (bent ellipsoids,
-rings, crescents beside rings, mirrored pairs). A frame evaluates them at affinely and smoothly
-deformed coordinates at its own height, so two frames differ in pose, shape and section.
+A body is a set of label functions over the plane that change with height z: tissues (argmax of
+smooth random fields) inside an outline with a rim of fat, and organs painted over them (bent
+ellipsoids, rings, crescents beside rings, mirrored pairs). A frame evaluates them at affinely and
+smoothly deformed coordinates at its own height, so two frames differ in pose, shape and section.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class _Draw:
         return self.uniform(0, 1, *shape) < probability
 
     def smooth(self, cells: int, size: int, *shape: int) -> Tensor:
-        """Smooth random fields of unit deviation, ``cells`` bumps a side: ``[*shape, size, size]``."""
+        """Smooth fields of unit deviation, ``cells`` bumps a side: ``[*shape, size, size]``."""
         coarse = self.normal(math.prod(shape), 1, cells, cells)
         fine = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
         fine = fine / fine.std((1, 2, 3), keepdim=True).clamp(min=1e-3)
@@ -174,7 +175,7 @@ class _Organs:
         self.angle = draw.uniform(0, math.pi, batch, count)
         self.bend = draw.normal(batch, count) * 0.6
         self.wobble = draw.uniform(0, 0.25, batch, count)
-        # Where a core is, it fills this share of the radius; thin shells are walls, as a myocardium.
+        # Where a core is, it fills this share of the radius; thin shells are walls, a myocardium.
         core = draw.uniform(0.35, 0.85, batch, count)
         self.core = torch.where(draw.chance(0.45, batch, count), core, 0.0)
         self.middle = draw.normal(batch, count) * 0.6
@@ -201,8 +202,8 @@ class _Organs:
             self.twin[:, twin] = twins
 
     def _lay_crescents(self, draw: _Draw) -> None:
-        """Lay an organ beside a later one, which cuts a crescent out of it, as a left ventricle does
-        with the right."""
+        """Lay an organ beside a later one, which cuts a crescent out of it, as a left ventricle
+        does out of the right."""
         for organ in (0, 2):
             beside = draw.chance(0.5, len(self.x))
             host = organ + 1
@@ -370,7 +371,7 @@ def _window(settings: SyntheticSettings, image: Tensor, draw: _Draw) -> Tensor:
 def _targets(
     settings: SyntheticSettings, labels: Tensor, organs: OrganLabels, draw: _Draw
 ) -> Tensor:
-    """Masks bool ``[B, K, F, S, S]`` of K targets a body: organs, their shells and cores, tissues."""
+    """Masks bool ``[B, K, F, S, S]`` of targets: organs, their shells and cores, tissues."""
     batch, frames, size, _ = labels.shape
     identity = torch.eye(organs.count, dtype=torch.bool, device=labels.device)
     shells, cores = identity[organs.first :: 2], identity[organs.first + 1 :: 2]
