@@ -1,9 +1,11 @@
 """What a run shows on the terminal: progress with the current mean, then its table."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -13,7 +15,9 @@ from fsmis.tables import shown, summarise
 
 COLUMNS = {"dice": "Dice %", "sd": "sd", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 
-console = Console(soft_wrap=True, highlight=False, markup=False)
+FILE_WIDTH = None if sys.stdout.isatty() else 160  # a file or pipe has no width of its own
+
+console = Console(soft_wrap=True, highlight=False, markup=False, width=FILE_WIDTH)
 errors = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 
 
@@ -56,10 +60,11 @@ def progress(
 def table(title: str, frame: pd.DataFrame, notes: list[str]) -> None:
     """Print a table with its notes below."""
     text = shown(frame)
-    grid = Table(title=title, title_justify="left")
+    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in text.columns:
-        justify = "left" if column == "organ" else "right"
-        grid.add_column(COLUMNS.get(column, column), justify=justify)
+        grid.add_column(
+            COLUMNS.get(column, column), justify="left" if column == "organ" else "right"
+        )
     for _, row in text.iterrows():
         grid.add_row(*row, style="bold" if row.iloc[0] == "mean" else None)
     console.print(grid)

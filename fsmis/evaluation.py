@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from fsmis.datasets import Dataset, Scan
-from fsmis.methods.base import Method
+from fsmis.methods.base import Match, Method
 from fsmis.metrics import score
 from fsmis.nifti import write_mask
 from fsmis.protocol import Episode, Protocol, Split, truth
@@ -28,6 +28,7 @@ class Segmented:
         query: the same scan with its label.
         masks: bool [S, H, W] by organ, of the query slices of the organ's task.
         truths: the true masks, of the same shapes.
+        matches: what each query slice was segmented from, where the method says so.
         seconds: wall time of the method.
     """
 
@@ -35,6 +36,7 @@ class Segmented:
     query: Scan
     masks: dict[str, np.ndarray]
     truths: dict[str, np.ndarray]
+    matches: dict[str, list[Match]]
     seconds: float
 
     def rows(self) -> list[dict[str, Any]]:
@@ -99,4 +101,5 @@ class Evaluation:
         start = time.perf_counter()
         masks = method.segment(episode) if truths else {}
         seconds = time.perf_counter() - start
-        return Segmented(episode, query, {organ: masks[organ] for organ in truths}, truths, seconds)
+        masks = {organ: masks[organ] for organ in truths}
+        return Segmented(episode, query, masks, truths, method.matches, seconds)

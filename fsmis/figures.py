@@ -1,5 +1,6 @@
 """Overlay figures: what was segmented, the truth, and the copy whose mask prompted it."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from fsmis.evaluation import Segmented
-from fsmis.methods.base import Method
+from fsmis.methods.base import Match
 from fsmis.protocol import Episode
-from fsmis.records import Cell
+from fsmis.records import Cell, write_atomic
 
 CHOICES = ("none", "worst", "all")
 TRUTH, PREDICTION, PROMPT = "#ffd400", "#00b4d8", "#ff5c8a"
-
-Prompts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def select(scores: pd.DataFrame, cells: list[Cell], which: str, n_worst: int) -> list[Cell]:
@@ -30,28 +29,12 @@ def select(scores: pd.DataFrame, cells: list[Cell], which: str, n_worst: int) ->
     return sorted(scored, key=lambda cell: dice[cell.fold, cell.query_scan])[:n_worst]
 
 
-def prompts(method: Method, episode: Episode) -> Prompts:
-    """Image and mask, [S, H, W] each, that prompted every query slice, by organ.
-
-    A method that matches copies says so itself, with a method ``prompts(episode)``; for the others
-    it is the support slice of the query slice's part.
-    """
-    if hasattr(method, "prompts"):
-        return method.prompts(episode)
-    return {
-        organ: (
-            episode.support.image[task.support_slices[task.part]],
-            task.support_masks[task.part],
-        )
-        for organ, task in episode.organs.items()
-    }
-
-
-def draw(path: Path, segmented: Segmented, shown: Prompts, n_slices: int, title: str) -> None:
+def draw(path: Path, segmented: Segmented, n_slices: int, title: str) -> None:
     """Draw one query scan as PNG: two rows for each organ, a column for each of ``n_slices``.
 
-    The upper row is the query slice with the true outline and the predicted area, the lower one
-    the image and mask that prompted it. Patients lie as radiologists see them.
+    The upper row is the query slice with the true outline and the predicted area, the lower one the
+    copy and mask that prompted it (for a method that names none, the support slice). Patients lie
+    as radiologists see them.
     """
     organs = segmented.episode.organs
     if not organs:
@@ -62,7 +45,7 @@ def draw(path: Path, segmented: Segmented, shown: Prompts, n_slices: int, title:
         axis.axis("off")
     for row, (organ, task) in enumerate(organs.items()):
         truth, mask = segmented.truths[organ], segmented.masks[organ]
-        images, masks = shown[organ]
+        matches = segmented.matches.get(organ) or _support_slices(segmented.episode, organ)
         inside = np.flatnonzero(truth.any(axis=(1, 2)))
         spread = np.linspace(0, len(inside) - 1, n_slices + 2).round().astype(int)[1:-1]
         for column, slice_ in enumerate(dict.fromkeys(inside[spread])):
@@ -71,15 +54,23 @@ def draw(path: Path, segmented: Segmented, shown: Prompts, n_slices: int, title:
             _overlay(upper, segmented.query.image[z], mask[slice_], PREDICTION)
             upper.contour(truth[slice_], levels=[0.5], colors=TRUTH, linewidths=1)
             upper.set_title(f"{organ}, slice {z}", fontsize=8)
-            _overlay(lower, images[slice_], masks[slice_], PROMPT)
+            _overlay(lower, matches[slice_].image, matches[slice_].mask, PROMPT)
             lower.set_title("prompted by", fontsize=8)
     figure.suptitle(
         f"{title}\nquery scan {segmented.query.id}, support scan {segmented.episode.support.id}: "
         "truth outlined (yellow), prediction (blue), prompt (pink)",
         fontsize=9,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=110, format="png")
+    write_atomic(path, image.getvalue())
+
+
+def _support_slices(episode: Episode, organ: str) -> list[Match]:
+    task = episode.organs[organ]
+    slices = task.support_slices[task.part]
+    masks = task.support_masks[task.part]
+    return [Match(*pair) for pair in zip(episode.support.image[slices], masks, strict=True)]
 
 
 def _overlay(axis: Axes, image: np.ndarray, mask: np.ndarray, colour: str) -> None:

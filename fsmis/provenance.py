@@ -72,6 +72,14 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
+def code_version() -> str:
+    """This code in short: its commit, marked where files differ from it, or else its version."""
+    git = git_state()
+    if git is None:
+        return package_version("fsmis") or "unknown"
+    return git["commit"][:12] + ("+changes" if git["dirty"] else "")
+
+
 def device_name() -> str:
     """The GPU's name where torch is loaded and has one, else the processor's."""
     torch = sys.modules.get("torch")

@@ -47,7 +47,7 @@ class RunFolder:
     def write(self, name: str, text: str) -> Path:
         """Write one of the run's files, whole or not at all; returns its path."""
         path = self.path / name
-        write_atomic(path, text)
+        write_atomic(path, text.encode())
         return path
 
     def write_json(self, name: str, value: dict[str, Any]) -> Path:
@@ -79,6 +79,17 @@ class RunFolder:
         """State of a cell, with ``rows`` where it is ``done``, else with a ``reason``."""
         record = read_json(self.path / f"cells/{cell.name}.json")
         return record if record is not None and _is_valid(record) else {"state": "missing"}
+
+    def states(self, cells: list[Cell], scores: pd.DataFrame) -> list[str]:
+        """State of each cell as ``scores`` of this folder stand: done only with its rows there."""
+        scored = set(zip(scores["fold"], scores["query_scan"], strict=True))
+        states = []
+        for cell in cells:
+            record = self.read(cell)
+            lost = record["state"] == "done" and record["rows"]
+            unscored = "missing" if lost else record["state"]
+            states.append("done" if (cell.fold, cell.query_scan) in scored else unscored)
+        return states
 
     def done(self, cells: list[Cell]) -> list[Cell]:
         """Those of the cells that need no computing."""
@@ -128,7 +139,7 @@ class RunFolder:
         self.write_json(f"cells/{cell.name}.json", {**asdict(cell), **record})
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
     Raises:
@@ -138,10 +149,10 @@ def write_atomic(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=".", suffix=".tmp", delete=False
+            dir=path.parent, prefix=".", suffix=".tmp", delete=False
         ) as file:
             temporary = Path(file.name)
-            file.write(text)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # a temporary file is private, a result is not

@@ -5,6 +5,7 @@ Exit code 0: all requested scans are scored; 1: some failed; 2: bad input or set
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import hydra
@@ -20,10 +21,10 @@ from fsmis.datasets import Dataset
 from fsmis.errors import UserError
 from fsmis.evaluation import Evaluation, Segmented
 from fsmis.protocol import Protocol
-from fsmis.provenance import now, provenance
+from fsmis.provenance import code_version, now, provenance
 from fsmis.records import Cell, RunFolder, require_writable
 from fsmis.tables import write_summary
-from fsmis.variant import files_in, identity, news, variant_hash
+from fsmis.variant import identity, news, variant_hash, weights_of
 
 
 class Run:
@@ -58,7 +59,8 @@ class Run:
         }
         parent = Path(cfg.results_dir).expanduser() / self.dataset.name / choices["method"]
         self.folder = RunFolder(parent / variant)
-        self.news = news(parent, variant, identified)
+        self._code = code_version()
+        self.news = news(parent, variant, identified) + self._code_news()
         self._plan = {
             **self.labels,
             "oracle": self.protocol.oracle,
@@ -69,18 +71,23 @@ class Run:
         }
 
     def pending(self) -> list[Cell]:
-        """Requested cells that are to be computed."""
-        states = {cell: self.folder.read(cell)["state"] for cell in self.requested}
-        return [cell for cell in self.requested if self.cfg.force or states[cell] != "done"]
+        """Requested cells to compute: those not done, or without a file that is asked for."""
+        return [cell for cell in self.requested if self.cfg.force or not self._is_complete(cell)]
 
-    def start(self) -> None:
-        """Write the plan; the method is built before, so that bad weights leave no trace."""
-        self.evaluation.build()
+    def start(self, compute: bool) -> None:
+        """Write the plan; a method to compute with is built before, so bad weights leave no trace.
+
+        Raises:
+            UserError: weights are missing or damaged.
+        """
+        if compute:
+            self.evaluation.build()
         self.folder.write_plan(self._plan)
         self.folder.write("config.yaml", OmegaConf.to_yaml(self.cfg, resolve=True))
-        weights = dict(files_in(self.cfg.method).values())
-        self._provenance = provenance(self.cfg.seed, weights, self.dataset.fingerprint())
-        self.folder.write_json("provenance.json", self._provenance)
+        if compute:
+            weights, data = weights_of(self.cfg.method), self.dataset.fingerprint()
+            self._provenance = provenance(self.cfg.seed, weights, data)
+            self.folder.write_json("provenance.json", self._provenance)
 
     def end(self) -> None:
         """Note the time of the end."""
@@ -92,14 +99,16 @@ class Run:
         Raises:
             UserError: something that the user has to mend first.
         """
+        self._figure(cell).unlink(missing_ok=True)  # of an earlier computation
         try:
             segmented = self.evaluation.segment(cell)
             if self.cfg.save_predictions:
+                self._prediction(cell).parent.mkdir(exist_ok=True)
                 segmented.write(self._prediction(cell), self.dataset.organs)
             if self.cfg.figures == "all":
                 self._draw(cell, segmented)
             rows = [{**self.labels, **row} for row in segmented.rows()]
-            self.folder.finish(cell, rows, skipped=segmented.episode.skipped)
+            self.folder.finish(cell, rows, skipped=segmented.episode.skipped, code=self._code)
         except UserError:
             raise
         except Exception as error:  # such as a GPU out of memory: the other scans go on
@@ -107,27 +116,40 @@ class Run:
             if "torch" in sys.modules:
                 sys.modules["torch"].cuda.empty_cache()
 
-    def draw_missing(self) -> list[Path]:
-        """Draw the figures asked for; scans done before are segmented again for theirs."""
+    def draw_selected(self) -> list[Path]:
+        """Figures asked for; the worst are known only now, and segmented again to be drawn."""
         scores = self.folder.scores()
-        wanted = figures.select(scores, self.requested, self.cfg.figures, self.cfg.worst_figures)
-        for cell in wanted:
-            if self.cfg.force or not self._figure(cell).is_file():
+        selected = figures.select(scores, self.requested, self.cfg.figures, self.cfg.worst_figures)
+        for cell in selected:
+            if not self._figure(cell).is_file():
                 self._draw(cell, self.evaluation.segment(cell))
-        return [self._figure(cell) for cell in wanted]
+        return [self._figure(cell) for cell in selected]
+
+    def _is_complete(self, cell: Cell) -> bool:
+        return (
+            self.folder.read(cell)["state"] == "done"
+            and (not self.cfg.save_predictions or self._prediction(cell).is_file())
+            and (self.cfg.figures != "all" or self._figure(cell).is_file())
+        )
+
+    def _code_news(self) -> list[str]:
+        codes = [self.folder.read(cell).get("code") for cell in self.folder.done(self.requested)]
+        others = Counter(code for code in codes if code != self._code)
+        return [
+            f"{count} scans here were scored by code {code}, this is {self._code}: "
+            "force=true computes them again"
+            for code, count in others.items()
+        ]
 
     def _draw(self, cell: Cell, segmented: Segmented) -> None:
-        prompts = figures.prompts(self.evaluation.build(), segmented.episode)
         title = f"{self.labels['dataset']}, {self.labels['method']}, {self.labels['protocol']}"
-        figures.draw(self._figure(cell), segmented, prompts, self.cfg.figure_slices, title)
+        figures.draw(self._figure(cell), segmented, self.cfg.figure_slices, title)
 
     def _figure(self, cell: Cell) -> Path:
         return self.folder.path / f"figures/{cell.name}.png"
 
     def _prediction(self, cell: Cell) -> Path:
-        path = self.folder.path / f"predictions/{cell.name}.nii.gz"
-        path.parent.mkdir(exist_ok=True)
-        return path
+        return self.folder.path / f"predictions/{cell.name}.nii.gz"
 
     def _cells(self, protocol: Protocol) -> list[Cell]:
         return [
@@ -146,18 +168,18 @@ def execute(cfg: DictConfig, choices: dict[str, str]) -> int:
     pending, organs = run.pending(), list(run.dataset.organs)
     try:
         with interruptible():
-            if pending:
-                run.start()
+            run.start(compute=bool(pending))
             with display.progress(run.folder, run.requested, pending, organs) as advance:
                 for cell in pending:
                     run.compute(cell)
                     advance(cell, run.folder.rebuild())
             cell = None
-            drawn = run.draw_missing()
+            run.folder.rebuild()
+            drawn = run.draw_selected()
     except Interrupted as signal:
         if cell is not None:
             run.folder.fail(cell, "interrupted", str(signal))
-        run.folder.rebuild()
+            run.folder.rebuild()
         done = len(run.folder.done(run.requested))
         display.errors.print(
             f"interrupted by {signal}: {done}/{len(run.requested)} scans are done and kept, "

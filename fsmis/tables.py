@@ -52,16 +52,16 @@ def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
     ]
 
 
-def completeness(scores: pd.DataFrame, plan: dict[str, Any], done: int, failed: int = 0) -> str:
+def completeness(scores: pd.DataFrame, plan: dict[str, Any], states: list[str]) -> str:
     """How much of a dataset a table covers: ``20/20 scans``, or what it is ``partial`` in.
 
     Args:
         scores: rows of one run.
         plan: ``RunFolder.plan``.
-        done: number of cells of the plan that are done.
-        failed: number of cells that failed.
+        states: ``RunFolder.states`` of the plan's cells.
     """
-    notes = [f"{done}/{len(plan['cells'])} scans" + (f" ({failed} failed)" if failed else "")]
+    done, failed = states.count("done"), states.count("failed")
+    notes = [f"{done}/{len(states)} scans" + (f" ({failed} failed)" if failed else "")]
     folds = sorted({cell.fold for cell in plan["cells"]})
     present = sorted(set(scores["fold"]))
     if present != folds:
@@ -72,23 +72,24 @@ def completeness(scores: pd.DataFrame, plan: dict[str, Any], done: int, failed: 
         notes.append(f"no score of {', '.join(lacking)}")
     undefined = int(pd.to_numeric(scores["dice"]).isna().sum())
     undefined_note = f"; {undefined} undefined Dice left out" if undefined else ""
-    partial = done < len(plan["cells"]) or len(notes) > 1
+    partial = done < len(states) or len(notes) > 1
     return ("partial: " if partial else "") + ", ".join(notes) + undefined_note
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """A table as text, a dash where there is nothing; counts of trouble that are all 0 left out."""
-    digits = {"dice": 2, "sd": 2, "iou": 2, "hd95_mm": 1, "assd_mm": 1}
 
-    def cell(column: str, value: Any) -> str:
+    def text(column: str, value: Any) -> str:
         if pd.isna(value):
             return "–"
-        return f"{value:.{digits[column]}f}" if column in digits else str(value)
+        if not pd.api.types.is_float_dtype(table[column]):
+            return str(value)
+        return f"{value:.1f}" if column in MILLIMETRES else f"{value:.2f}"
 
-    quiet = [column for column in ("undefined", "empty") if not table[column].any()]
+    quiet = [name for name in ("undefined", "empty") if name in table and not table[name].any()]
     table = table.drop(columns=quiet)
     return pd.DataFrame(
-        {column: [cell(column, value) for value in table[column]] for column in table.columns}
+        {column: [text(column, value) for value in table[column]] for column in table.columns}
     )
 
 
@@ -106,14 +107,12 @@ def write_summary(folder: RunFolder) -> tuple[str, pd.DataFrame, list[str], list
     """
     plan, scores = folder.plan(), folder.scores()
     assert plan is not None
-    records = [folder.read(cell) for cell in plan["cells"]]
-    states = [record["state"] for record in records]
-    covered = completeness(scores, plan, states.count("done"), states.count("failed"))
+    covered = completeness(scores, plan, folder.states(plan["cells"], scores))
     table = summarise(scores, plan["organs"])
     skipped = {
         f"{organ} not scored in scan {cell.query_scan} of fold {cell.fold}: {reason}"
-        for cell, record in zip(plan["cells"], records, strict=True)
-        for organ, reason in record.get("skipped", {}).items()
+        for cell in plan["cells"]
+        for organ, reason in folder.read(cell).get("skipped", {}).items()
     }
     title = f"{plan['dataset']}, {plan['method']}, {plan['protocol']}"
     notes = [covered, f"known of the query's true extent: {plan['oracle']}", *sorted(skipped)]

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fsmis.datasets import Dataset
 from fsmis.records import read_json
+from fsmis.segmenters.files import HUB_FILES, SHIPPED, find_checkpoint, sha256
 
 # Raised when the code changes so that the same configuration scores differently.
 SCORING_VERSION = 1
@@ -31,7 +32,7 @@ def identity(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
     ``fold=all`` resume each other), the dataset without its folder but with the contents of its
     files, the contents of the files that the method names (weights), and the seed.
     """
-    weights = {key: sha256 for key, (_, sha256) in files_in(cfg.method).items()}
+    weights = {key: sha256 for key, (_, sha256) in _files(cfg.method).items()}
     parts = {name: settings(cfg[name]) for name in ("method", "protocol", "dataset")}
     parts["method"] = {k: v for k, v in parts["method"].items() if k not in weights}
     scoring = {"weights": weights, "data": dataset.fingerprint(), "scoring": SCORING_VERSION}
@@ -70,15 +71,23 @@ def settings(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key.split(".")[-1] not in NOT_SCORED}
 
 
-def files_in(config: DictConfig) -> dict[str, tuple[str, str]]:
-    """Path and SHA-256 of every file that a part of the configuration names, by dotted key."""
+def weights_of(config: DictConfig) -> dict[str, str]:
+    """SHA-256 of the weights that a method was built with, those from the hub too, by name."""
+    hub = [value for value in settings(config).values() if value in HUB_FILES]
+    return dict(_files(config).values()) | {name: sha256(find_checkpoint(name)) for name in hub}
+
+
+def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
+    """Name and SHA-256 of the files, given by path or shipped, that settings name; by setting.
+
+    A hub id stands for itself: the same file on every machine, downloaded or not.
+    """
     found = {}
     for key, value in settings(config).items():
-        if isinstance(value, str) and "." in value:
-            path = Path(value).expanduser()
-            if path.is_file():
-                with path.open("rb") as file:
-                    found[key] = value, hashlib.file_digest(file, "sha256").hexdigest()
+        if isinstance(value, str) and value:
+            paths = [path for path in (Path(value).expanduser(), SHIPPED / value) if path.is_file()]
+            if paths:
+                found[key] = value, sha256(paths[0])
     return found
 
 

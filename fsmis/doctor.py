@@ -1,0 +1,168 @@
+"""Check an installation: ``python -m fsmis.doctor``. Exit code 1 when something has to be mended."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from fsmis.display import console
+from fsmis.provenance import git_state, package_version
+from fsmis.segmenters.files import HUB_FILES, SHIPPED, sha256
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
+FREE_GB = 5  # room for the weights of SAM2 large, LPIPS and a few runs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One checked thing: ``ok``, ``warn`` (something optional) or ``fail``; and how to mend it."""
+
+    name: str
+    status: str
+    detail: str
+    fix: str = ""
+
+
+def torch_fit() -> list[Finding]:
+    """torch and torchvision load together; a wrong pair fails at its first compiled operator."""
+    pair = f"torch {package_version('torch')}, torchvision {package_version('torchvision')}"
+    try:
+        import torch
+        import torchvision
+
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError, AttributeError) as error:
+        fix = "install a torch and torchvision of one release from one index (constraints.txt)"
+        return [Finding("torch and torchvision", FAIL, f"{pair}: {_line(error)}", fix)]
+    return [Finding("torch and torchvision", OK, pair)]
+
+
+def sam2_imports() -> list[Finding]:
+    """The sam2 package imports; alone in a process, since it starts Hydra when imported."""
+    code = "import sam2.modeling.sam2_base"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode == 0:
+        return [Finding("sam2", OK, str(package_version("sam2")))]
+    return [Finding("sam2", FAIL, _line(done.stderr), "pip install sam2")]
+
+
+def embedded_checkpoint() -> list[Finding]:
+    """The default segmenter's weights are shipped whole, not as a Git LFS pointer."""
+    path = SHIPPED / "sam2_mini.safetensors"
+    fix = "get it from the repository again, or train it: python -m fsmis.training.sam2_mini"
+    try:
+        from safetensors import SafetensorError, safe_open
+
+        with safe_open(path, framework="numpy") as tensors:
+            n_tensors = len(tensors.keys())
+    except (ImportError, OSError, SafetensorError) as error:
+        return [Finding("embedded checkpoint", FAIL, f"{path}: {_line(error)}", fix)]
+    detail = f"{path.name}, {n_tensors} tensors, SHA-256 {sha256(path)[:12]}"
+    return [Finding("embedded checkpoint", OK, detail)]
+
+
+def sam2_weights() -> list[Finding]:
+    """Published SAM2 weights in the Hugging Face cache; optional."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = {
+        checkpoint: Path(path)
+        for checkpoint, name in HUB_FILES.items()
+        if isinstance(path := try_to_load_from_cache(checkpoint, name), str)
+    }
+    if not cached:
+        fix = "segmenter=sam2.1_tiny downloads its own on first use; sam2_mini needs none"
+        return [Finding("SAM2 weights", WARN, "none in the Hugging Face cache", fix)]
+    detail = [f"{path.name} SHA-256 {sha256(path)[:12]}" for path in cached.values()]
+    return [Finding("SAM2 weights", OK, ", ".join(detail))]
+
+
+def lpips_backbones() -> list[Finding]:
+    """ImageNet weights of LPIPS in torchvision's cache, whose names carry their hash; optional."""
+    try:
+        from fsmis.matchers.backbones import BACKBONES
+    except ImportError as error:
+        return [Finding("LPIPS", FAIL, _line(error), "pip install lpips torchvision")]
+    findings = []
+    for net, backbone in BACKBONES.items():
+        path, name = backbone.file, f"LPIPS {net} backbone"
+        if not path.is_file():
+            fix = f"matcher=lpips downloads it; offline, put {backbone.url} there"
+            findings.append(Finding(name, WARN, f"not at {path}", fix))
+        elif not sha256(path).startswith(path.stem.split("-")[-1]):
+            fix = "delete it and download it again"
+            findings.append(Finding(name, FAIL, f"{path}: SHA-256 {sha256(path)[:12]}", fix))
+        else:
+            findings.append(Finding(name, OK, f"{path.name}, SHA-256 {sha256(path)[:12]}"))
+    return findings
+
+
+def device() -> list[Finding]:
+    """What ``device=auto`` will be."""
+    import torch
+
+    if torch.cuda.is_available():
+        return [Finding("device", OK, f"cuda, {torch.cuda.get_device_name()}")]
+    fix = "sam2_mini is made for it; for the published sizes use a machine with CUDA"
+    return [Finding("device", WARN, f"cpu, {torch.get_num_threads()} threads", fix)]
+
+
+def disk_space() -> list[Finding]:
+    """Room in the working folder, where results go by default."""
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    enough = free >= FREE_GB
+    fix = "" if enough else f"free {FREE_GB} GB, or choose results_dir= and HF_HOME elsewhere"
+    return [Finding("disk", OK if enough else WARN, f"{free:.0f} GB free", fix)]
+
+
+def git() -> list[Finding]:
+    """Whether results can name the commit that made them."""
+    state = git_state()
+    if state is None:
+        fix = "results will name the package version alone; run from a git checkout"
+        return [Finding("git", WARN, "not a checkout, or no git", fix)]
+    fix = "commit before a run that is to be reproduced" if state["dirty"] else ""
+    detail = state["commit"][:12] + (", files changed since" if state["dirty"] else "")
+    return [Finding("git", WARN if state["dirty"] else OK, detail, fix)]
+
+
+CHECKS: list[Callable[[], list[Finding]]] = [
+    *(torch_fit, sam2_imports, embedded_checkpoint, sam2_weights, lpips_backbones),
+    *(device, disk_space, git),
+]
+
+
+def main() -> None:
+    """Print all findings as a table."""
+    table = Table(title="fsmis doctor", title_justify="left")
+    for column in ("", "status", "found", "fix"):
+        table.add_column(column, overflow="fold")
+    failed = False
+    for check in CHECKS:
+        try:
+            findings = check()
+        except Exception as error:  # a broken installation may raise anything
+            fix = "install the requirements again"
+            findings = [Finding(check.__name__, FAIL, _line(error), fix)]
+        for finding in findings:
+            failed |= finding.status == FAIL
+            style = COLOURS[finding.status]
+            table.add_row(finding.name, finding.status, finding.detail, finding.fix, style=style)
+    console.print(table)
+    if failed:
+        raise SystemExit(1)
+
+
+def _line(error: BaseException | str) -> str:
+    """The last line of an error: what happened."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    main()
