@@ -34,15 +34,17 @@ class Geometry:
             return maps
         height, width = maps.shape[-2:]
         right, down = self.translation
-        return affine(
-            maps,
+        # torchvision's own fill weighs the half-covered border pixels twice; its default of 0 is
+        # exact.
+        moved = affine(
+            maps - fill,
             angle=self.rotation_deg,
             translate=[right * width, down * height],
             scale=self.scale,
             shear=list(self.shear_deg),
             interpolation=interpolation,
-            fill=[fill],
         )
+        return moved + fill
 
 
 @dataclass(frozen=True)

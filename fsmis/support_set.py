@@ -7,7 +7,6 @@ recorded and repeated.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,11 +59,11 @@ class SupportSetConstruction:
         kind: str,
         rotation_deg: float,
         translation: float,
-        scale: Sequence[float],
+        scale: tuple[float, float],
         shear_deg: float,
-        brightness: Sequence[float],
-        contrast: Sequence[float],
-        gamma: Sequence[float],
+        brightness: tuple[float, float],
+        contrast: tuple[float, float],
+        gamma: tuple[float, float],
         min_kept: float,
         max_draws: int,
         seed: int,
@@ -136,7 +135,9 @@ class SupportSetConstruction:
         fill = float(pixels.min())
         images = torch.cat(
             [
-                appearance.apply(geometry.warp(pixels, InterpolationMode.BILINEAR, fill))
+                appearance.apply(
+                    geometry.warp(pixels, InterpolationMode.BILINEAR, fill).clamp(0, 1)
+                )
                 for geometry, appearance in copies
             ]
         )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fsmis.errors import UserError
-from fsmis.matchers.features import FeatureMatcher
+from fsmis.matchers.features import FeatureMatcher, squared_distances
 from fsmis.segmenters.sam2 import Features, Sam2
 
 
@@ -39,12 +39,12 @@ class EncoderFeatures(FeatureMatcher):
     @torch.inference_mode()
     def fit_features(self, features: Features) -> None:
         """As :meth:`fit`, from the features of the N copies."""
-        self._keep(self._vectors(features))
+        self._copies = self._vectors(features)
 
     @torch.inference_mode()
     def distance_features(self, features: Features) -> Tensor:
         """As :meth:`distance`, from the features of the S query images."""
-        return self._to_copies(self._vectors(features))
+        return squared_distances(self._vectors(features), self._copies)
 
     def _vectors(self, features: Features) -> Tensor:
         levels = len(features.levels)

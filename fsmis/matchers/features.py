@@ -1,6 +1,7 @@
 """Matchers whose distance is the squared Euclidean distance of feature vectors, image by image."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -28,34 +29,25 @@ class FeatureMatcher(Matcher):
 
     @torch.inference_mode()
     def fit(self, support_images: np.ndarray) -> None:
-        self._keep(torch.cat([self._encode(batch) for batch in self._batches(support_images)]))
+        self._copies = torch.cat(list(self._encode(support_images)))
 
     @torch.inference_mode()
     def distance(self, query_images: np.ndarray) -> Tensor:
-        return torch.cat(
-            [self._to_copies(self._encode(batch)) for batch in self._batches(query_images)]
-        )
+        queries = self._encode(query_images)
+        return torch.cat([squared_distances(batch, self._copies) for batch in queries])
 
-    def _batches(self, images: np.ndarray) -> list[np.ndarray]:
-        return [images[i : i + self.batch_size] for i in range(0, len(images), self.batch_size)]
-
-    def _encode(self, images: np.ndarray) -> Tensor:
-        self.images_encoded += len(images)
-        return self.features(images)
-
-    def _keep(self, copies: Tensor) -> None:
-        self._centre = copies.mean(dim=0)
-        self._copies = copies - self._centre
-
-    def _to_copies(self, queries: Tensor) -> Tensor:
-        return squared_distances(queries - self._centre, self._copies)
+    def _encode(self, images: np.ndarray) -> Iterator[Tensor]:
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            self.images_encoded += len(batch)
+            yield self.features(batch)
 
 
 def squared_distances(queries: Tensor, copies: Tensor, columns: int = 8192) -> Tensor:
     """Squared Euclidean distances float64 ``[S, N]`` of the rows of ``[S, F]`` and ``[N, F]``.
 
-    |a|^2 + |b|^2 - 2 a.b cancels badly between near-duplicates; centred features and float64,
-    ``columns`` at a time to bound memory, keep the relative error near that of the features.
+    |a|^2 + |b|^2 - 2 a.b loses near-duplicates to cancellation in float32; float64 keeps them,
+    ``columns`` features at a time to bound memory.
     """
     if queries.device.type == "mps":  # which has no float64
         queries, copies = queries.cpu(), copies.cpu()

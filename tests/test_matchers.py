@@ -1,0 +1,348 @@
+"""Stage 2: distances equal their references, choices are deterministic, bad input is named."""
+
+import urllib.error
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lpips
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from omegaconf import OmegaConf
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from fsmis.errors import UserError
+from fsmis.matchers.backbones import BACKBONES, build_lpips
+from fsmis.matchers.base import Matcher
+from fsmis.matchers.controls import Identity, Random
+from fsmis.matchers.encoder_features import EncoderFeatures
+from fsmis.matchers.images import to_tensor
+from fsmis.matchers.lpips import Lpips
+from fsmis.matching import match, nearest
+from fsmis.segmenters.sam2 import Features
+
+ROOT = Path(__file__).parents[1]
+MATCHERS = sorted(path.stem for path in (ROOT / "conf" / "matcher").glob("*.yaml"))
+
+
+def from_yaml(name: str, **changes: Any) -> Any:
+    """The matcher of a YAML, on random weights, alone in a configuration."""
+    config = {"seed": 0, "device": "cpu"}
+    if name == "encoder_features":
+        config["segmenter"] = OmegaConf.load(ROOT / "conf" / "segmenter" / "sam2_mini.yaml")
+        config["segmenter"]["architecture"] = str(ROOT / "fsmis" / "segmenters" / "sam2_mini.yaml")
+        config["segmenter"]["checkpoint"] = "random"
+    if name == "lpips":
+        changes = {"weights": "random", **changes}
+    settings = OmegaConf.load(ROOT / "conf" / "matcher" / f"{name}.yaml")
+    whole = OmegaConf.create({**config, "matcher": OmegaConf.merge(settings, changes)})
+    return instantiate(whole.matcher)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    """Ten support images and nine queries, three of them support images with noise of 2.5, 1 and
+    0.5 grey levels of 255."""
+    rng = np.random.default_rng(0)
+    smooth = np.kron(rng.random((19, 8, 8)), np.ones((1, 6, 6)))
+    images = np.clip(0.8 * smooth + 0.2 * rng.random(smooth.shape), 0, 1).astype(np.float32)
+    support, query = images[:10], images[10:]
+    for i, noise in ((3, 1e-2), (5, 4e-3), (7, 2e-3)):
+        query[i] = np.clip(support[i] + noise * rng.standard_normal((48, 48)), 0, 1)
+    return support, query
+
+
+@pytest.mark.parametrize("net", list(BACKBONES))
+def test_lpips_equals_the_package(pictures, net):
+    support, query = pictures
+    matcher = from_yaml("lpips", net=net, seed=3)
+    matcher.fit(support)
+    ours = matcher.distance(query).numpy()
+    assert matcher.images_encoded == len(support) + len(query)
+
+    torch.manual_seed(3)
+    with warnings.catch_warnings(action="ignore"):
+        reference = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).double()
+    a, b = (torch.from_numpy(x).double()[:, None].expand(-1, 3, -1, -1) for x in (query, support))
+    with torch.no_grad():
+        theirs = torch.stack([reference(q[None], b, normalize=True).flatten() for q in a]).numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    np.testing.assert_array_equal(ours.argmin(1), theirs.argmin(1))
+    assert ours[7].argmin() == 7 and ours[7, 7] < 1e-3 * np.median(ours[7])
+
+
+def test_lpips_of_identical_images_is_zero(pictures):
+    support, _ = pictures
+    matcher = from_yaml("lpips")
+    matcher.fit(support)
+    distance = matcher.distance(support).numpy()
+    np.testing.assert_allclose(np.diag(distance), 0, atol=1e-10)
+    np.testing.assert_allclose(distance, distance.T, rtol=1e-6, atol=1e-10)
+
+
+def test_ssim_equals_skimage(pictures):
+    support, query = pictures
+    for window in (7, 11):
+        matcher = from_yaml("ssim", window=window)
+        matcher.fit(support)
+        expected = [
+            [
+                1 - structural_similarity(q, s, data_range=1, win_size=window)
+                for s in support.astype(float)
+            ]
+            for q in query.astype(float)
+        ]
+        np.testing.assert_allclose(matcher.distance(query), expected, atol=2e-6)
+
+
+def test_psnr_equals_skimage_and_is_capped(pictures):
+    support, query = pictures
+    matcher = from_yaml("psnr")
+    matcher.fit(support)
+    expected = [[-peak_signal_noise_ratio(q, s, data_range=1) for s in support] for q in query]
+    np.testing.assert_allclose(matcher.distance(query), expected, rtol=1e-4)
+    assert matcher.distance(support[:1])[0, 0] == pytest.approx(-100)
+
+
+def test_ncc_equals_numpy_and_ranks_constant_images(pictures):
+    support, query = pictures
+    matcher = from_yaml("ncc")
+    black = np.zeros((1, 48, 48), np.float32)
+    matcher.fit(np.concatenate([support, black, black + 0.3]))
+    expected = [[1 - np.corrcoef(q.ravel(), s.ravel())[0, 1] for s in support] for q in query]
+    distance = matcher.distance(query).numpy()
+    np.testing.assert_allclose(distance[:, :10], expected, atol=1e-5)
+    np.testing.assert_allclose(distance[:, 10:], 1, atol=1e-6)
+    np.testing.assert_allclose(matcher.distance(black)[0], [1] * 10 + [0, 0], atol=1e-6)
+    np.testing.assert_allclose(matcher.distance(0.5 * support)[:, :10].diag(), 0, atol=1e-6)
+
+
+@dataclass
+class MeanPool:
+    """A segmenter whose features of an image are block means, and which counts images."""
+
+    images_encoded: int = 0
+
+    def encode(self, images: np.ndarray) -> Features:
+        self.images_encoded += len(images)
+        blocks = torch.from_numpy(images).unfold(1, 8, 8).unfold(2, 8, 8).flatten(3)
+        fine = blocks.permute(0, 3, 1, 2)
+        return Features([fine, fine.repeat(1, 2, 1, 1).roll(1, 2)], torch.zeros(1))
+
+
+@pytest.mark.parametrize("level", [0, -1])
+def test_encoder_features_is_mean_cosine_distance_and_takes_encoded_images(pictures, level):
+    support, query = pictures
+    segmenter = MeanPool()
+    matcher = EncoderFeatures(segmenter, level=level, batch_size=4)
+    matcher.fit(support)
+    distance = matcher.distance(query)
+    assert segmenter.images_encoded == matcher.images_encoded == len(support) + len(query)
+    a, b = (segmenter.encode(x).levels[level] for x in (query, support))
+    cosine = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=2)
+    np.testing.assert_allclose(distance, (1 - cosine).mean((2, 3)), atol=1e-5)
+
+    held = EncoderFeatures(segmenter, level=level, batch_size=4)
+    encoded = segmenter.encode(support), segmenter.encode(query)
+    before = segmenter.images_encoded
+    held.fit_features(encoded[0])
+    np.testing.assert_allclose(held.distance_features(encoded[1]), distance, atol=1e-7)
+    assert segmenter.images_encoded == before
+
+
+def test_encoder_features_names_a_level_that_is_not_there(pictures):
+    with pytest.raises(UserError, match=r"matcher\.level=3; the segmenter has 2 levels"):
+        EncoderFeatures(MeanPool(), level=3, batch_size=4).fit(pictures[0])
+
+
+@pytest.mark.parametrize("name", MATCHERS)
+def test_every_yaml_matches_a_copy_to_itself_or_is_a_control(pictures, name):
+    support, query = pictures
+    matcher = from_yaml(name)
+    assert isinstance(matcher, Matcher)
+    chosen = match(matcher, support, support)
+    assert chosen.shape == (len(support),) and np.issubdtype(chosen.dtype, np.integer)
+    if name == "identity":
+        np.testing.assert_array_equal(chosen, 0)
+    elif name == "random":
+        assert len(set(chosen)) > 1
+    else:
+        np.testing.assert_array_equal(chosen, np.arange(len(support)))
+    assert matcher.distance(query).shape == (len(query), len(support))
+
+
+@pytest.mark.parametrize("name", [name for name in MATCHERS if name != "random"])
+def test_tied_copies_give_the_first(pictures, name):
+    _, query = pictures
+    same = np.repeat(query[:1], 11, axis=0)
+    np.testing.assert_array_equal(match(from_yaml(name), query, same), 0)
+
+
+@pytest.mark.parametrize("name", MATCHERS)
+def test_choice_does_not_depend_on_the_other_queries(pictures, name):
+    support, query = pictures
+    matcher = from_yaml(name)
+    together = match(matcher, query, support)
+    alone = [match(matcher, query[i : i + 1], support)[0] for i in reversed(range(len(query)))]
+    np.testing.assert_array_equal(together, alone[::-1])
+
+
+def test_random_depends_on_the_seed(pictures):
+    support, query = pictures
+    assert (match(Random(0), query, support) != match(Random(1), query, support)).any()
+
+
+@given(
+    arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.integers(0, 3))
+)
+def test_nearest_is_the_first_smallest(distances):
+    chosen = nearest(torch.from_numpy(distances))
+    np.testing.assert_array_equal(chosen, distances.argmin(axis=1))
+
+
+def test_nearest_takes_rounding_for_a_tie_and_no_more():
+    assert nearest(torch.tensor([[0.5, 0.1 + 1e-9, 0.1]], dtype=torch.float64))[0] == 1
+    assert nearest(torch.tensor([[0.5, 0.1 + 1e-5, 0.1]], dtype=torch.float64))[0] == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_distances_that_are_not_finite(value):
+    distances = torch.zeros(3, 4)
+    distances[1, 2] = value
+    with pytest.raises(UserError, match="query slice 1 to support copy 2"):
+        nearest(distances)
+
+
+@settings(max_examples=10)
+@given(bad=st.sampled_from([np.nan, np.inf, -0.1, 255.0]), support_is_bad=st.booleans())
+def test_images_out_of_range(bad, support_is_bad):
+    good, wrong = np.full((2, 8, 8), 0.5, np.float32), np.full((2, 8, 8), 0.5, np.float32)
+    wrong[1, 3, 3] = bad
+    query, support = (good, wrong) if support_is_bad else (wrong, good)
+    with pytest.raises(UserError, match="support" if support_is_bad else "query"):
+        match(Identity(), query, support)
+
+
+def test_no_candidates(pictures):
+    with pytest.raises(UserError, match="at least one support image"):
+        match(Identity(), pictures[1], pictures[0][:0])
+    with pytest.raises(UserError, match="at least one support image"):
+        nearest(torch.zeros(3, 0))
+
+
+@pytest.mark.parametrize("net", list(BACKBONES))
+def test_images_below_the_smallest_size_of_a_backbone(net):
+    smallest = BACKBONES[net].min_size
+    matcher = from_yaml("lpips", net=net)
+    matcher.fit(np.zeros((1, smallest, smallest), np.float32))
+    too_small = np.zeros((1, smallest + 9, smallest - 1), np.float32)
+    with pytest.raises(UserError, match=f"at least {smallest} pixels"):
+        matcher.fit(too_small)
+    from_yaml("lpips", net=net, image_size=smallest).fit(too_small)
+
+
+def test_images_smaller_than_the_ssim_window():
+    with pytest.raises(UserError, match=r"matcher\.window=7"):
+        from_yaml("ssim").fit(np.zeros((1, 6, 20), np.float32))
+
+
+@pytest.mark.parametrize("name", ["lpips", "ssim", "psnr", "ncc"])
+def test_image_size_resizes_before_all_else(pictures, name):
+    support, query = pictures
+    matcher = from_yaml(name, image_size=40)
+    matcher.fit(support)
+    resized = matcher.distance(query)
+    by_hand = from_yaml(name)
+    by_hand.fit(to_tensor(support, 40).numpy())
+    assert to_tensor(support, 40).shape == (10, 40, 40)
+    torch.testing.assert_close(resized, by_hand.distance(to_tensor(query, 40).numpy()))
+
+
+def torchvision_layout(net: str, seed: int) -> dict[str, torch.Tensor]:
+    state = build_lpips(net, "random", seed).net.state_dict()
+    return {"features." + name.split(".", 1)[1]: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("net", ["alex", "squeeze"])
+def test_backbone_from_a_file(tmp_path, net):
+    file = tmp_path / "weights of the backbone.pth"
+    torch.save({**torchvision_layout(net, seed=5), "classifier.0.bias": torch.zeros(3)}, file)
+    loaded = build_lpips(net, str(file), seed=0).state_dict()
+    for name, tensor in build_lpips(net, "random", seed=5).state_dict().items():
+        assert torch.equal(loaded[name], tensor)
+
+
+def test_torchvision_weights_come_from_its_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert BACKBONES["alex"].file == tmp_path / "hub/checkpoints/alexnet-owt-7be5be79.pth"
+    BACKBONES["alex"].file.parent.mkdir(parents=True)
+    torch.save(torchvision_layout("alex", seed=5), BACKBONES["alex"].file)
+    loaded = build_lpips("alex", "torchvision", seed=0)
+    assert torch.equal(
+        loaded.net.slice1[0].weight, build_lpips("alex", "random", 5).net.slice1[0].weight
+    )
+
+
+def test_offline_machine_fails_at_construction_and_names_file_and_fix(tmp_path, monkeypatch):
+    def offline(*args: Any, **kwargs: Any) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(UserError) as raised:
+        Lpips("alex", "torchvision", None, 8, "cpu", 0)
+    message = str(raised.value)
+    assert str(tmp_path / "hub/checkpoints/alexnet-owt-7be5be79.pth") in message
+    assert "matcher.weights=" in message and "matcher=encoder_features" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"<!DOCTYPE html><html>Access denied</html>", "HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"", "0 bytes"),
+        (b"PK\x03\x04 torn", "not a checkpoint"),
+    ],
+)
+def test_files_that_are_not_weights(tmp_path, content, named):
+    file = tmp_path / "alexnet.pth"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=named) as raised:
+        build_lpips("alex", str(file), seed=0)
+    assert str(file) in str(raised.value) and "\n" not in str(raised.value)
+
+
+class Pickled:
+    """Anything but tensors in a checkpoint: refused, since unpickling it would run code."""
+
+
+def test_weights_of_another_kind(tmp_path):
+    file = tmp_path / "weights.pth"
+    with pytest.raises(UserError, match="does not exist"):
+        build_lpips("alex", str(file), seed=0)
+    torch.save({"model": Pickled()}, file)
+    with pytest.raises(UserError, match="tensors alone"):
+        build_lpips("alex", str(file), seed=0)
+    torch.save([torch.zeros(1)], file)
+    with pytest.raises(UserError, match="holds a list"):
+        build_lpips("alex", str(file), seed=0)
+    torch.save(torchvision_layout("squeeze", seed=0), file)
+    with pytest.raises(UserError, match=r"does not fit matcher\.net=alex"):
+        build_lpips("alex", str(file), seed=0)
+    with pytest.raises(UserError, match=r"matcher\.net=resnet"):
+        build_lpips("resnet", "random", seed=0)
+
+
+def test_random_weights_leave_the_global_stream_alone():
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    build_lpips("squeeze", "random", seed=0)
+    assert torch.equal(torch.rand(3), expected)
