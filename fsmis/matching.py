@@ -1,52 +1,56 @@
-"""Stage 2, Support-Query Matching: the augmented copy nearest to each query slice."""
+"""Stage 2, Support-Query Matching: the augmented copies nearest to each query slice."""
 
 import numpy as np
 import torch
 
 from fsmis.errors import UserError
-from fsmis.matchers.base import Matcher
+from fsmis.matchers.base import Matcher, Slices
 
 # Distances closer than this fraction of a row's largest differ by floating-point rounding alone.
 ROUNDING = 1e-6
 
 
-def match(matcher: Matcher, query_images: np.ndarray, support_images: np.ndarray) -> np.ndarray:
-    """Index of the nearest support copy of every query slice.
+def match(matcher: Matcher[Slices], queries: Slices, support: Slices, k: int = 1) -> np.ndarray:
+    """Indices of the k nearest support copies of every query slice.
 
     Args:
         matcher: the distance.
-        query_images: float32 ``[S, H, W]`` in [0, 1].
-        support_images: float32 ``[N, H, W]`` in [0, 1], the original first.
+        queries: S query slices: images float32 ``[S, H, W]`` in [0, 1], or their features where
+            ``matcher.on_features``.
+        support: N support copies likewise, the original first.
+        k: copies for each query slice.
 
     Returns:
-        int64 ``[S]``; see :func:`nearest` for ties.
+        int64 ``[S, k]``, nearest last; see :func:`nearest` for ties.
 
     Raises:
-        UserError: no copies, images not finite or outside [0, 1], distances not finite.
+        UserError: no slices, fewer copies than k, images not finite or outside [0, 1], distances
+            not finite.
     """
-    for name, images in (("support", support_images), ("query", query_images)):
-        if not len(images):
-            raise UserError(f"matching needs at least one {name} image, got none")
-        if not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:
-            raise UserError(
-                f"matching: {name} images must be finite and scaled to [0, 1], got values from "
-                f"{images.min()} to {images.max()}"
-            )
-    matcher.fit(support_images)
-    return nearest(matcher.distance(query_images))
+    for name, slices in (("support", support), ("query", queries)):
+        if not len(slices):
+            raise UserError(f"matching needs at least one {name} slice, got none")
+        if isinstance(slices, np.ndarray):
+            _check_images(name, slices)
+    matcher.fit(support)
+    return nearest(matcher.distance(queries), k)
 
 
-def nearest(distances: torch.Tensor) -> np.ndarray:
-    """Column of the smallest value of every row of ``[S, N]``, int64 ``[S]``.
+def nearest(distances: torch.Tensor, k: int = 1) -> np.ndarray:
+    """Columns of the k smallest values of every row of ``[S, N]``, int64 ``[S, k]``, nearest last.
 
-    Among equal columns, up to floating-point rounding, the lowest wins: the same on every machine.
+    Of columns that are equal up to floating-point rounding, the lowest is the nearest: the same on
+    every machine.
 
     Raises:
-        UserError: no columns, or NaN or infinite values.
+        UserError: not 1 <= k <= N, or NaN or infinite values.
     """
-    values = distances.detach().double().cpu().numpy()
-    if not values.shape[1]:
-        raise UserError("matching needs at least one support image, got none")
+    values = distances.detach().cpu().numpy().astype(np.float64)
+    if not 1 <= k <= values.shape[1]:
+        raise UserError(
+            f"the {k} nearest of {values.shape[1]} support copies asked for; set method.memories "
+            "from 1 to the size of the support set"
+        )
     if not np.isfinite(values).all():
         query, copy = np.argwhere(~np.isfinite(values))[0]
         raise UserError(
@@ -54,4 +58,17 @@ def nearest(distances: torch.Tensor) -> np.ndarray:
             "look for NaN in the images or the matcher's weights"
         )
     slack = ROUNDING * np.abs(values).max(axis=1, keepdims=True)
-    return (values <= values.min(axis=1, keepdims=True) + slack).argmax(axis=1)
+    chosen = []
+    for _ in range(k):
+        first = (values <= values.min(axis=1, keepdims=True) + slack).argmax(axis=1)
+        values[np.arange(len(values)), first] = np.inf
+        chosen.append(first)
+    return np.stack(chosen[::-1], axis=1)
+
+
+def _check_images(name: str, images: np.ndarray) -> None:
+    if not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:
+        raise UserError(
+            f"matching: {name} images must be finite and scaled to [0, 1], got values from "
+            f"{images.min()} to {images.max()}"
+        )

@@ -2,7 +2,6 @@
 
 import urllib.error
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from fsmis.errors import UserError
 from fsmis.matchers.backbones import BACKBONES, build_lpips
 from fsmis.matchers.base import Matcher
 from fsmis.matchers.controls import Identity, Random
-from fsmis.matchers.encoder_features import EncoderFeatures
 from fsmis.matchers.images import to_tensor
 from fsmis.matchers.lpips import Lpips
 from fsmis.matching import match, nearest
@@ -32,17 +30,23 @@ MATCHERS = sorted(path.stem for path in (ROOT / "conf" / "matcher").glob("*.yaml
 
 
 def from_yaml(name: str, **changes: Any) -> Any:
-    """The matcher of a YAML, on random weights, alone in a configuration."""
-    config = {"seed": 0, "device": "cpu"}
-    if name == "encoder_features":
-        config["segmenter"] = OmegaConf.load(ROOT / "conf" / "segmenter" / "sam2_mini.yaml")
-        config["segmenter"]["architecture"] = str(ROOT / "fsmis" / "segmenters" / "sam2_mini.yaml")
-        config["segmenter"]["checkpoint"] = "random"
+    """The matcher of a YAML; LPIPS on random weights."""
     if name == "lpips":
         changes = {"weights": "random", **changes}
-    settings = OmegaConf.load(ROOT / "conf" / "matcher" / f"{name}.yaml")
-    whole = OmegaConf.create({**config, "matcher": OmegaConf.merge(settings, changes)})
-    return instantiate(whole.matcher)
+    matcher = OmegaConf.merge(OmegaConf.load(ROOT / "conf" / "matcher" / f"{name}.yaml"), changes)
+    return instantiate(OmegaConf.create({"seed": 0, "device": "cpu", "matcher": matcher}).matcher)
+
+
+def read(matcher: Matcher, images: np.ndarray) -> np.ndarray | Features:
+    """Images as the matcher reads them."""
+    return block_features(images) if matcher.on_features else images
+
+
+def block_features(images: np.ndarray) -> Features:
+    """Stands for a segmenter's features: the pixels of every 8 x 8 block, at two levels."""
+    blocks = torch.from_numpy(images).unfold(1, 8, 8).unfold(2, 8, 8).flatten(3)
+    fine = blocks.permute(0, 3, 1, 2)
+    return Features([fine, fine.repeat(1, 2, 1, 1).roll(1, 2) - 0.4], torch.zeros(1))
 
 
 @pytest.fixture(scope="module")
@@ -123,74 +127,51 @@ def test_ncc_equals_numpy_and_ranks_constant_images(pictures):
     np.testing.assert_allclose(matcher.distance(0.5 * support)[:, :10].diag(), 0, atol=1e-6)
 
 
-@dataclass
-class MeanPool:
-    """A segmenter whose features of an image are block means, and which counts images."""
-
-    images_encoded: int = 0
-
-    def encode(self, images: np.ndarray) -> Features:
-        self.images_encoded += len(images)
-        blocks = torch.from_numpy(images).unfold(1, 8, 8).unfold(2, 8, 8).flatten(3)
-        fine = blocks.permute(0, 3, 1, 2)
-        return Features([fine, fine.repeat(1, 2, 1, 1).roll(1, 2)], torch.zeros(1))
-
-
-@pytest.mark.parametrize("level", [0, -1])
-def test_encoder_features_is_mean_cosine_distance_and_takes_encoded_images(pictures, level):
-    support, query = pictures
-    segmenter = MeanPool()
-    matcher = EncoderFeatures(segmenter, level=level, batch_size=4)
+@pytest.mark.parametrize("level", [0, 1, -1])
+def test_encoder_features_is_mean_cosine_distance(pictures, level):
+    support, query = (block_features(images) for images in pictures)
+    matcher = from_yaml("encoder_features", level=level)
     matcher.fit(support)
-    distance = matcher.distance(query)
-    assert segmenter.images_encoded == matcher.images_encoded == len(support) + len(query)
-    a, b = (segmenter.encode(x).levels[level] for x in (query, support))
+    a, b = query.levels[level], support.levels[level]
     cosine = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=2)
-    np.testing.assert_allclose(distance, (1 - cosine).mean((2, 3)), atol=1e-5)
-
-    held = EncoderFeatures(segmenter, level=level, batch_size=4)
-    encoded = segmenter.encode(support), segmenter.encode(query)
-    before = segmenter.images_encoded
-    held.fit_features(encoded[0])
-    np.testing.assert_allclose(held.distance_features(encoded[1]), distance, atol=1e-7)
-    assert segmenter.images_encoded == before
+    np.testing.assert_allclose(matcher.distance(query), (1 - cosine).mean((2, 3)), atol=1e-5)
 
 
 def test_encoder_features_names_a_level_that_is_not_there(pictures):
-    with pytest.raises(UserError, match=r"matcher\.level=3; the segmenter has 2 levels"):
-        EncoderFeatures(MeanPool(), level=3, batch_size=4).fit(pictures[0])
+    with pytest.raises(UserError, match=r"matcher\.level=2; the segmenter has 2 levels"):
+        from_yaml("encoder_features", level=2).fit(block_features(pictures[0]))
 
 
 @pytest.mark.parametrize("name", MATCHERS)
 def test_every_yaml_matches_a_copy_to_itself_or_is_a_control(pictures, name):
-    support, query = pictures
     matcher = from_yaml(name)
     assert isinstance(matcher, Matcher)
+    support, query = (read(matcher, images) for images in pictures)
     chosen = match(matcher, support, support)
-    assert chosen.shape == (len(support),) and np.issubdtype(chosen.dtype, np.integer)
+    assert chosen.shape == (10, 1) and chosen.dtype == np.int64
     if name == "identity":
-        np.testing.assert_array_equal(chosen, 0)
+        assert (chosen == 0).all()
     elif name == "random":
-        assert len(set(chosen)) > 1
+        assert len(set(chosen[:, 0])) > 1
     else:
-        np.testing.assert_array_equal(chosen, np.arange(len(support)))
-    assert matcher.distance(query).shape == (len(query), len(support))
+        np.testing.assert_array_equal(chosen[:, 0], np.arange(10))
+    assert matcher.distance(query).shape == (9, 10)
 
 
 @pytest.mark.parametrize("name", [name for name in MATCHERS if name != "random"])
 def test_tied_copies_give_the_first(pictures, name):
-    _, query = pictures
-    same = np.repeat(query[:1], 11, axis=0)
-    np.testing.assert_array_equal(match(from_yaml(name), query, same), 0)
+    matcher = from_yaml(name)
+    query, same = (read(matcher, x) for x in (pictures[1], np.repeat(pictures[1][:1], 11, axis=0)))
+    assert (match(matcher, query, same) == 0).all()
 
 
 @pytest.mark.parametrize("name", MATCHERS)
 def test_choice_does_not_depend_on_the_other_queries(pictures, name):
-    support, query = pictures
     matcher = from_yaml(name)
-    together = match(matcher, query, support)
-    alone = [match(matcher, query[i : i + 1], support)[0] for i in reversed(range(len(query)))]
-    np.testing.assert_array_equal(together, alone[::-1])
+    support, query = (read(matcher, images) for images in pictures)
+    together = match(matcher, query, support, k=3)
+    alone = [match(matcher, query[i : i + 1], support, k=3) for i in reversed(range(9))]
+    np.testing.assert_array_equal(together, np.concatenate(alone[::-1]))
 
 
 def test_random_depends_on_the_seed(pictures):
@@ -199,16 +180,25 @@ def test_random_depends_on_the_seed(pictures):
 
 
 @given(
-    arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.integers(0, 3))
+    arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.integers(0, 3)),
+    st.integers(1, 6),
 )
-def test_nearest_is_the_first_smallest(distances):
-    chosen = nearest(torch.from_numpy(distances))
-    np.testing.assert_array_equal(chosen, distances.argmin(axis=1))
+def test_nearest_is_the_first_smallest_and_comes_last(distances, k):
+    k = min(k, distances.shape[1])
+    chosen = nearest(torch.from_numpy(distances), k)
+    expected = distances.argsort(axis=1, kind="stable")[:, :k][:, ::-1]
+    np.testing.assert_array_equal(chosen, expected)
 
 
 def test_nearest_takes_rounding_for_a_tie_and_no_more():
-    assert nearest(torch.tensor([[0.5, 0.1 + 1e-9, 0.1]], dtype=torch.float64))[0] == 1
-    assert nearest(torch.tensor([[0.5, 0.1 + 1e-5, 0.1]], dtype=torch.float64))[0] == 2
+    assert nearest(torch.tensor([[0.5, 0.1 + 1e-9, 0.1]], dtype=torch.float64)) == 1
+    assert nearest(torch.tensor([[0.5, 0.1 + 1e-5, 0.1]], dtype=torch.float64)) == 2
+
+
+def test_nearest_leaves_the_distances_alone():
+    distances = torch.tensor([[3.0, 1.0, 2.0]], dtype=torch.float64)
+    nearest(distances, 2)
+    assert distances.tolist() == [[3.0, 1.0, 2.0]]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -229,11 +219,15 @@ def test_images_out_of_range(bad, support_is_bad):
         match(Identity(), query, support)
 
 
-def test_no_candidates(pictures):
-    with pytest.raises(UserError, match="at least one support image"):
-        match(Identity(), pictures[1], pictures[0][:0])
-    with pytest.raises(UserError, match="at least one support image"):
-        nearest(torch.zeros(3, 0))
+def test_no_candidates_or_too_few(pictures):
+    support, query = pictures
+    with pytest.raises(UserError, match="at least one support slice"):
+        match(Identity(), query, support[:0])
+    with pytest.raises(UserError, match="at least one query slice"):
+        match(Identity(), query[:0], support)
+    for k in (0, 11):
+        with pytest.raises(UserError, match=f"the {k} nearest of 10 support copies"):
+            match(Identity(), query, support, k)
 
 
 @pytest.mark.parametrize("net", list(BACKBONES))

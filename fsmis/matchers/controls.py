@@ -9,18 +9,18 @@ from torch import Tensor
 from fsmis.matchers.base import Matcher
 
 
-class Random(Matcher):
+class Random(Matcher[np.ndarray]):
     """Distances drawn uniformly from [0, 1); a query's depend on its pixels and the seed alone,
     not on the order of calls."""
 
     def __init__(self, seed: int):
         self.seed = seed
 
-    def fit(self, support_images: np.ndarray) -> None:
-        self._n_copies = len(support_images)
+    def fit(self, support: np.ndarray) -> None:
+        self._n_copies = len(support)
 
-    def distance(self, query_images: np.ndarray) -> Tensor:
-        rows = [self._generator(image).random(self._n_copies) for image in query_images]
+    def distance(self, queries: np.ndarray) -> Tensor:
+        rows = [self._generator(image).random(self._n_copies) for image in queries]
         return torch.from_numpy(np.stack(rows))
 
     def _generator(self, image: np.ndarray) -> np.random.Generator:
@@ -29,11 +29,11 @@ class Random(Matcher):
         return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
-class Identity(Matcher):
+class Identity(Matcher[np.ndarray]):
     """Distance 0 to the original, 1 to every augmented copy: always the original."""
 
-    def fit(self, support_images: np.ndarray) -> None:
-        self._row = (torch.arange(len(support_images)) > 0).float()
+    def fit(self, support: np.ndarray) -> None:
+        self._row = (torch.arange(len(support)) > 0).float()
 
-    def distance(self, query_images: np.ndarray) -> Tensor:
-        return self._row.expand(len(query_images), -1)
+    def distance(self, queries: np.ndarray) -> Tensor:
+        return self._row.expand(len(queries), -1)

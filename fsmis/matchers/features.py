@@ -3,20 +3,19 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fsmis.matchers.base import Matcher
+from fsmis.matchers.base import Matcher, Slices
 
 
-class FeatureMatcher(Matcher):
-    """One feature vector an image, one matrix product for all S x N pairs.
+class FeatureMatcher(Matcher[Slices]):
+    """One vector an image, one matrix product for all S x N pairs.
 
     Copies are kept (N x F float32), queries are streamed, both ``batch_size`` images at a time.
 
     Attributes:
-        images_encoded: images whose features were computed, counted over all calls.
+        images_encoded: images whose vectors were computed, counted over all calls.
     """
 
     def __init__(self, batch_size: int):
@@ -24,23 +23,23 @@ class FeatureMatcher(Matcher):
         self.images_encoded = 0
 
     @abstractmethod
-    def features(self, images: np.ndarray) -> Tensor:
-        """Feature vectors float32 ``[B, F]`` of images float32 ``[B, H, W]`` in [0, 1]."""
+    def vectors(self, slices: Slices) -> Tensor:
+        """Vectors float32 ``[B, F]`` of B images."""
 
     @torch.inference_mode()
-    def fit(self, support_images: np.ndarray) -> None:
-        self._copies = torch.cat(list(self._encode(support_images)))
+    def fit(self, support: Slices) -> None:
+        self._copies = torch.cat(list(self._encode(support)))
 
     @torch.inference_mode()
-    def distance(self, query_images: np.ndarray) -> Tensor:
-        queries = self._encode(query_images)
-        return torch.cat([squared_distances(batch, self._copies) for batch in queries])
+    def distance(self, queries: Slices) -> Tensor:
+        batches = self._encode(queries)
+        return torch.cat([squared_distances(batch, self._copies) for batch in batches])
 
-    def _encode(self, images: np.ndarray) -> Iterator[Tensor]:
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
+    def _encode(self, slices: Slices) -> Iterator[Tensor]:
+        for start in range(0, len(slices), self.batch_size):
+            batch = slices[start : start + self.batch_size]
             self.images_encoded += len(batch)
-            yield self.features(batch)
+            yield self.vectors(batch)
 
 
 def squared_distances(queries: Tensor, copies: Tensor, columns: int = 8192) -> Tensor:

@@ -12,7 +12,7 @@ from fsmis.matchers.images import to_tensor
 from fsmis.segmenters.device import resolve_device
 
 
-class Lpips(FeatureMatcher):
+class Lpips(FeatureMatcher[np.ndarray]):
     """Learned perceptual distance, equal to the ``lpips`` package's on every pair.
 
     LPIPS sums w_lc (a_lc - b_lc)^2 over layers l and channels c of unit-normalised feature maps
@@ -48,13 +48,13 @@ class Lpips(FeatureMatcher):
         self.net = net
         self.image_size = image_size
 
-    def features(self, images: np.ndarray) -> Tensor:
+    def vectors(self, slices: np.ndarray) -> Tensor:
         """Scaled feature vectors ``[B, F]``.
 
         Raises:
             UserError: images below the backbone's smallest size.
         """
-        pixels = to_tensor(images, self.image_size).to(self.device)[:, None]
+        pixels = to_tensor(slices, self.image_size).to(self.device)[:, None]
         height, width = pixels.shape[-2:]
         if min(height, width) < self.min_size:
             raise UserError(

@@ -10,7 +10,7 @@ from fsmis.matchers.features import FeatureMatcher
 from fsmis.matchers.images import to_tensor
 
 
-class Psnr(FeatureMatcher):
+class Psnr(FeatureMatcher[np.ndarray]):
     """Negative peak signal-to-noise ratio in dB, of a peak of 1.
 
     Identical images would have an infinite ratio; it is capped, which changes no other order.
@@ -26,16 +26,16 @@ class Psnr(FeatureMatcher):
         self.smallest_error = 10 ** (-cap_db / 10)
         self.image_size = image_size
 
-    def features(self, images: np.ndarray) -> Tensor:
+    def vectors(self, slices: np.ndarray) -> Tensor:
         """Pixels, scaled so that the squared distance is the mean squared error."""
-        pixels = to_tensor(images, self.image_size).flatten(1)
+        pixels = to_tensor(slices, self.image_size).flatten(1)
         return pixels / pixels.shape[1] ** 0.5
 
-    def distance(self, query_images: np.ndarray) -> Tensor:
-        return 10 * super().distance(query_images).clamp(min=self.smallest_error).log10()
+    def distance(self, queries: np.ndarray) -> Tensor:
+        return 10 * super().distance(queries).clamp(min=self.smallest_error).log10()
 
 
-class Ncc(FeatureMatcher):
+class Ncc(FeatureMatcher[np.ndarray]):
     """1 - normalised cross-correlation, in [0, 2].
 
     A constant image has no correlation; it is given 0 with every image that is not constant, 1
@@ -50,17 +50,17 @@ class Ncc(FeatureMatcher):
         super().__init__(batch_size)
         self.image_size = image_size
 
-    def features(self, images: np.ndarray) -> Tensor:
+    def vectors(self, slices: np.ndarray) -> Tensor:
         """Zero-mean vectors of norm sqrt(1/2), so that the squared distance is 1 - correlation;
         a last coordinate of its own is all a constant image has."""
-        pixels = to_tensor(images, self.image_size).flatten(1)
+        pixels = to_tensor(slices, self.image_size).flatten(1)
         constant = (pixels.amax(1) == pixels.amin(1))[:, None]
         centred = (pixels - pixels.mean(1, keepdim=True)).masked_fill(constant, 0)
         vectors = torch.cat([centred, constant.float()], dim=1)
         return torch.nn.functional.normalize(vectors) * 0.5**0.5
 
 
-class Ssim(Matcher):
+class Ssim(Matcher[np.ndarray]):
     """1 - structural similarity (Wang et al. 2004), as ``skimage.metrics.structural_similarity``
     computes it by default: uniform window, sample covariance, data range 1.
 
@@ -82,12 +82,12 @@ class Ssim(Matcher):
         self.window = window
         self.image_size = image_size
 
-    def fit(self, support_images: np.ndarray) -> None:
-        self._copies = self._statistics(support_images)
+    def fit(self, support: np.ndarray) -> None:
+        self._copies = self._statistics(support)
 
-    def distance(self, query_images: np.ndarray) -> Tensor:
-        queries = zip(*self._statistics(query_images), strict=True)
-        return torch.stack([1 - self._similarity(*query) for query in queries])
+    def distance(self, queries: np.ndarray) -> Tensor:
+        statistics = zip(*self._statistics(queries), strict=True)
+        return torch.stack([1 - self._similarity(*query) for query in statistics])
 
     def _statistics(self, images: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels ``[B, H, W]``, and mean and variance in every whole window."""
