@@ -3,10 +3,10 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-SWEPT = ("support_set.count", "support_set.per_query_slice")  # horizontal axes of a sweep
-AXES = {
+# Settings that make a horizontal axis, and its label.
+SWEPT = {
     "support_set.count": "support copies",
-    "support_set.per_query_slice": "copies a query slice",
+    "support_set.per_query_slice": "augmented copies for each query slice",
 }
 
 
@@ -36,7 +36,7 @@ def _lines(frame: pd.DataFrame, swept: str, settings: list[str]) -> Figure:
     without = runs[runs[swept].isna()]
     for dice, line in zip(without["mean"], without["line"], strict=True):
         axis.axhline(dice, linestyle=":", color="grey")
-        axis.annotate(line, (1, dice), xycoords=("axes fraction", "data"), ha="right")
+        axis.text(1, dice, line, transform=axis.get_yaxis_transform(), ha="right", va="bottom")
     axis.set_xscale("log", base=2)
     ticks = sorted(runs[swept].dropna().unique())
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -62,9 +62,8 @@ def table(title: str, frame: pd.DataFrame, notes: list[str]) -> None:
     text = shown(frame)
     grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in text.columns:
-        grid.add_column(
-            COLUMNS.get(column, column), justify="left" if column == "organ" else "right"
-        )
+        numeric = pd.api.types.is_numeric_dtype(frame[column])
+        grid.add_column(COLUMNS.get(column, column), justify="right" if numeric else "left")
     for _, row in text.iterrows():
         grid.add_row(*row, style="bold" if row.iloc[0] == "mean" else None)
     console.print(grid)

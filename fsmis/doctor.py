@@ -1,4 +1,4 @@
-"""Check an installation: ``python -m fsmis.doctor``. Exit code 1 when something has to be mended."""
+"""Check an installation: ``python -m fsmis.doctor``. Exit code 1 if something is broken."""
 
 import shutil
 import subprocess

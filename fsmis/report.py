@@ -64,16 +64,15 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
     if not plans:
         raise UserError(f"{folder}: no run (plan.json) in it; give a results_dir of fsmis.run")
     differing = differences([plan for _, plan in plans])
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[Any, Any]] = []
     for (run, plan), own in zip(plans, differing, strict=True):
         scores = run.scores()
         table = summarise(scores, plan["organs"]).set_index("organ")
-        mean = table.loc[MEAN]
         rows.append(
             {label: plan[label] for label in LABELS}
             | own
             | table["dice"].drop(MEAN).to_dict()
-            | {"mean": mean["dice"], "sd": mean["sd"], "scans": int(mean["scans"])}
+            | table.loc[MEAN, ["dice", "sd", "scans"]].rename({"dice": "mean"}).to_dict()
             | {"covered": completeness(scores, plan, run.states(plan["cells"], scores))}
             | {"variant": plan["variant"]}
         )
@@ -82,7 +81,8 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
     rows.sort(key=lambda row: [_order(row.get(name)) for name in LABELS + settings])
     # settings of any type stay what they are, 8 does not become 8.0 beside a run without it
     frame = pd.DataFrame(rows, columns=LABELS + settings + organs + SUMMARY, dtype=object)
-    return frame.astype(dict.fromkeys([*organs, "mean", "sd"], float)), settings, organs
+    frame = frame.astype(dict.fromkeys([*organs, "mean", "sd"], float) | {"scans": int})
+    return frame, settings, organs
 
 
 def differences(plans: list[dict[str, Any]]) -> list[dict[str, Any]]:

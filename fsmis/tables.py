@@ -40,6 +40,7 @@ def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
     table["scans"] = dice.count()
     table["undefined"] = dice.apply(lambda values: values.isna().sum())
     table["empty"] = frame.groupby("organ")["hd95_mm"].apply(lambda values: values.isna().sum())
+    table = table.astype(float)
     by_scan = frame.groupby(["fold", "query_scan"])["dice"].mean()
     table.loc[MEAN] = table.mean()
     table.loc[MEAN, "sd"] = by_scan.std()
@@ -69,7 +70,7 @@ def completeness(scores: pd.DataFrame, plan: dict[str, Any], states: list[str]) 
         notes.append(f"folds {named} of {len(folds)}")
     lacking = [organ for organ in plan["organs"] if organ not in set(scores["organ"])]
     if lacking:
-        notes.append(f"no score of {', '.join(lacking)}")
+        notes.append(f"no {', '.join(lacking)}")
     undefined = int(pd.to_numeric(scores["dice"]).isna().sum())
     undefined_note = f"; {undefined} undefined Dice left out" if undefined else ""
     partial = done < len(states) or len(notes) > 1
