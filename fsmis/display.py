@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -63,7 +63,8 @@ def table(title: str, frame: pd.DataFrame, notes: list[str]) -> None:
     grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in text.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[column])
-        grid.add_column(COLUMNS.get(column, column), justify="right" if numeric else "left")
+        justify: JustifyMethod = "right" if numeric else "left"
+        grid.add_column(COLUMNS.get(column, column), justify=justify, overflow="fold")
     for _, row in text.iterrows():
         grid.add_row(*row, style="bold" if row.iloc[0] == "mean" else None)
     console.print(grid)

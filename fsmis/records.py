@@ -75,6 +75,10 @@ class RunFolder:
         if self.read(cell)["state"] != "done":
             self._write(cell, {"state": state, "reason": reason})
 
+    def forget(self, cell: Cell) -> None:
+        """Make a cell missing."""
+        (self.path / f"cells/{cell.name}.json").unlink(missing_ok=True)
+
     def read(self, cell: Cell) -> dict[str, Any]:
         """State of a cell, with ``rows`` where it is ``done``, else with a ``reason``."""
         record = read_json(self.path / f"cells/{cell.name}.json")

@@ -44,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_atomic(paths[0], frame.to_csv(index=False).encode())
         write_atomic(paths[1], markdown(title, frame, [CONVENTION]).encode())
         write_atomic(paths[2], image.getvalue())
-    display.table(title, frame, [CONVENTION, *map(str, paths)])
+    # a terminal is narrow: what all runs share stands in the title
+    shared = [name for name in LABELS if frame[name].nunique() == 1]
+    title = ", ".join([title, *(frame[name][0] for name in shared)])
+    display.table(title, frame.drop(columns=shared), [CONVENTION, *map(str, paths)])
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, list[str], list[str]]:

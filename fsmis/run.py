@@ -99,7 +99,9 @@ class Run:
         Raises:
             UserError: something that the user has to mend first.
         """
-        self._figure(cell).unlink(missing_ok=True)  # of an earlier computation
+        # what an earlier computation left must not pass for this one's
+        self.folder.forget(cell)
+        self._figure(cell).unlink(missing_ok=True)
         try:
             segmented = self.evaluation.segment(cell)
             if self.cfg.save_predictions:
@@ -198,6 +200,10 @@ def execute(cfg: DictConfig, choices: dict[str, str]) -> int:
     return SOME_FAILED if failed else 0
 
 
+class JobFailed(CompactHydraException):
+    """A job of a sweep has said why it failed; Hydra goes on with the others."""
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def main(cfg: DictConfig) -> None:
     """Run once, as one job of a sweep too: there, a job that fails leaves the others running."""
@@ -211,7 +217,7 @@ def main(cfg: DictConfig) -> None:
         alone = job.mode is not RunMode.MULTIRUN
         if alone or stop.code not in (SOME_FAILED, USER_ERROR):
             raise
-        raise CompactHydraException(f"exit code {stop.code}") from None
+        raise JobFailed(f"exit code {stop.code}") from None
 
 
 if __name__ == "__main__":

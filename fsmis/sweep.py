@@ -27,12 +27,14 @@ class SweepSummary(Callback):
         atexit.register(self._print)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Remember a failed job by its overrides."""
+        """Remember a failed job by its overrides and its error."""
         self._n_jobs += 1
         if job_return.status is not JobStatus.COMPLETED:
-            self._failed.append(" ".join(job_return.overrides or []))
+            error = job_return._return_value  # the public property would raise it here
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self._failed.append(f"{' '.join(job_return.overrides or [])} ({reason})")
 
     def _print(self) -> None:
         if self._failed:
             print(f"{len(self._failed)} of {self._n_jobs} jobs failed:", file=sys.stderr)
-            print("\n".join(f"  {overrides}" for overrides in self._failed), file=sys.stderr)
+            print("\n".join(f"  {job}" for job in self._failed), file=sys.stderr)

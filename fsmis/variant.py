@@ -73,7 +73,7 @@ def settings(config: DictConfig) -> dict[str, Any]:
 
 def weights_of(config: DictConfig) -> dict[str, str]:
     """SHA-256 of the weights that a method was built with, those from the hub too, by name."""
-    hub = [value for value in settings(config).values() if value in HUB_FILES]
+    hub = [value for value in settings(config).values() if str(value) in HUB_FILES]
     return dict(_files(config).values()) | {name: sha256(find_checkpoint(name)) for name in hub}
 
 

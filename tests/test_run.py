@@ -147,6 +147,10 @@ def test_failing_scan_is_recorded_and_the_others_go_on(
     assert record["state"] == "failed" and "out of memory" in record["reason"]
     monkeypatch.setattr(CopyMask, "segment", segment)
     assert run_here(copy_mask(phantom_root, tmp_path)) == 0
+    monkeypatch.setattr(CopyMask, "segment", fail_once)
+    assert run_here(copy_mask(phantom_root, tmp_path)) == 0  # all is done
+    assert run_here(copy_mask(phantom_root, tmp_path, "force=true")) == 1
+    assert len(pd.read_csv(next(tmp_path.rglob("scores.csv")))) == 12
 
 
 def test_changed_data_is_computed_anew_and_the_reason_said(tmp_path: Path, capsys) -> None:
