@@ -40,7 +40,7 @@ class SyntheticSteps(Dataset[SyntheticBatch]):
 
     def __getitem__(self, step: int) -> SyntheticBatch:
         generator = torch.Generator().manual_seed(self.seed * 10_000_000 + step)
-        share = torch.tensor(list(self.config.frame_shares))
+        share = torch.tensor([float(share) for share in self.config.frame_shares])
         supports = 1 + int(torch.multinomial(share, 1, generator=generator))
         batch = self.config.batch_size
         return sample_bodies(self.settings, batch, supports + 1, self.image_size, generator)

@@ -1,0 +1,111 @@
+"""The paper's method end to end: what is shared, what is counted, what it depends on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from fsmis.datasets import Scan
+from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
+from fsmis.protocol import Episode, OrganTask
+from tests.test_sam2 import enliven
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def build(*overrides: str) -> AugmentMatchPrompt:
+    """The method of a composed configuration, small and with lively random weights."""
+    small = ["segmenter.checkpoint=random", "segmenter.image_size=64", "support_set.count=6"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=[*small, "device=cpu", *overrides])
+    method = instantiate(config.method)
+    enliven(method.segmenter.model, seed=3)
+    return method
+
+
+def scan(name: str, seed: int) -> Scan:
+    rng = np.random.default_rng(seed)
+    image = rng.random((8, 12, 12), dtype=np.float32).repeat(8, 1).repeat(8, 2)
+    return Scan(name, image, None, (7.7, 1.25, 1.25), np.eye(4))
+
+
+@pytest.fixture(scope="module")
+def episode() -> Episode:
+    """Two organs; they share support slice 3 and the query slices 2 to 4."""
+    masks = np.zeros((2, 2, 96, 96), bool)
+    masks[0, :, 20:50, 20:50] = masks[1, :, 50:80, 40:80] = True
+    tasks = {
+        "liver": OrganTask(
+            "liver", np.array([1, 3]), masks[0], np.arange(1, 5), np.array([0, 0, 1, 1])
+        ),
+        "spleen": OrganTask(
+            "spleen", np.array([3, 5]), masks[1], np.arange(2, 7), np.array([0, 0, 0, 1, 1])
+        ),
+    }
+    return Episode("phantom", 0, scan("1", 1), scan("2", 2), tasks)
+
+
+@pytest.mark.parametrize("matcher", ["ssim", "ncc", "psnr", "random", "identity"])
+def test_each_image_is_encoded_once(episode, matcher):
+    method = build(f"matcher={matcher}")
+    method.segment(episode)
+    distinct = {match.image.tobytes() for matches in method.matches.values() for match in matches}
+    query_slices = 6
+    assert method.segmenter.images_encoded == query_slices + len(distinct)
+
+
+def test_encoder_features_cost_one_pass_an_image(episode):
+    method = build("matcher=encoder_features")
+    method.segment(episode)
+    assert method.segmenter.images_encoded == 6 + 3 * 6  # query slices + support slices x copies
+
+
+def test_masks_have_the_shape_of_the_task(episode):
+    masks = build("matcher=ncc").segment(episode)
+    assert {organ: mask.shape for organ, mask in masks.items()} == {
+        "liver": (4, 96, 96),
+        "spleen": (5, 96, 96),
+    }
+    assert all(mask.dtype == bool for mask in masks.values())
+
+
+@pytest.mark.parametrize("memories", [1, 3])
+def test_organs_do_not_influence_each_other(episode, memories):
+    method = build("matcher=ncc", f"method.memories={memories}", "support_set.kind=jitter")
+    together = method.segment(episode)
+    alone = method.segment(replace(episode, organs={"spleen": episode.organs["spleen"]}))
+    backwards = method.segment(replace(episode, organs=dict(reversed(episode.organs.items()))))
+    for organ, mask in backwards.items():
+        np.testing.assert_array_equal(mask, together[organ])
+    np.testing.assert_array_equal(alone["spleen"], together["spleen"])
+
+
+def test_an_episode_leaves_nothing_for_the_next(episode):
+    method = build("matcher=encoder_features")
+    first = method.segment(episode)
+    method.segment(replace(episode, query=scan("3", 7)))
+    again = method.segment(episode)
+    for organ in first:
+        np.testing.assert_array_equal(first[organ], again[organ])
+
+
+def test_matches_are_copies_of_the_part_that_serves(episode):
+    method = build("matcher=identity", "support_set.kind=none")
+    method.segment(episode)
+    served = episode.organs["liver"].support_slices[episode.organs["liver"].part]
+    for match, z in zip(method.matches["liver"], served, strict=True):
+        np.testing.assert_array_equal(match.image, episode.support.image[z])
+        np.testing.assert_array_equal(match.mask, episode.organs["liver"].support_masks[0])
+
+
+def test_more_memories_change_the_answer(episode):
+    one, three = build("matcher=ncc"), build("matcher=ncc", "method.memories=3")
+    assert any(
+        (a != b).any()
+        for a, b in zip(
+            one.segment(episode).values(), three.segment(episode).values(), strict=True
+        )
+    )

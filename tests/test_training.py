@@ -1,0 +1,111 @@
+"""Training of the embedded checkpoint, on a tiny setting: it learns, stops and goes on."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from fsmis.segmenters.sam2 import Sam2
+from fsmis.training.sam2_mini import SyntheticSteps, Trainer, loss_of, predict, train
+from fsmis.training.synthetic import SyntheticSettings, sample_bodies
+
+CONF = Path(__file__).parents[1] / "conf"
+TINY = (
+    "stages=[{image_size: 64, steps: 12}, {image_size: 96, steps: 4}]",
+    "batch_size=2",
+    "log_every=8",
+    "validation_batches=1",
+    "workers=0",
+    "warmup=2",
+    "cooldown=4",
+    "device=cpu",
+)
+
+
+def settings(out: Path, *overrides: str):
+    with initialize_config_dir(str(CONF / "training"), version_base="1.3"):
+        return compose("sam2_mini", overrides=[*TINY, f"out={out}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("training")
+    train(settings(out))
+    return out
+
+
+def test_a_run_leaves_weights_log_and_curves(trained):
+    log = pd.read_csv(trained / "log.csv")
+    assert log["step"].tolist() == [8, 16] and log["image_size"].tolist() == [64, 96]
+    assert (trained / "curves.png").stat().st_size > 1000
+    mini = OmegaConf.to_container(OmegaConf.load(CONF / "segmenter" / "sam2_mini.yaml"))
+    del mini["_target_"]
+    Sam2(**mini | {"checkpoint": str(trained / "weights.safetensors"), "device": "cpu", "seed": 0})
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(trained, tmp_path):
+    config = settings(tmp_path)
+    trainer = Trainer(config)
+    steps = SyntheticSteps(config, 64, config.seed)
+    for step in range(5):
+        trainer.train_step(steps[step])
+    trainer.save()
+    train(config)
+    whole, stopped = (
+        torch.load(out / "state.pt", weights_only=True)["model"] for out in (trained, tmp_path)
+    )
+    for name, value in whole.items():
+        torch.testing.assert_close(stopped[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_loss_falls_on_a_repeated_batch(tmp_path):
+    config = settings(tmp_path, "learning_rate=0.002")
+    trainer = Trainer(config)
+    batch = SyntheticSteps(config, 64, config.seed)[0]
+    losses = [trainer.train_step(batch) for _ in range(12)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_every_part_of_the_network_learns(tmp_path):
+    config = settings(tmp_path, "frame_shares=[0, 1, 0]")
+    trainer = Trainer(config)
+    batch = SyntheticSteps(config, 64, config.seed)[0]
+    assert batch.images.shape[1] == 3  # two supports and the query
+    loss_of(predict(trainer.segmenter, batch), config).backward()
+    model = trainer.segmenter.model
+    for part in ("image_encoder.trunk", "memory_attention", "memory_encoder", "sam_mask_decoder"):
+        gradients = [p.grad for n, p in model.named_parameters() if n.startswith(part)]
+        assert any(g is not None and g.abs().max() > 0 for g in gradients), part
+
+
+def bodies(frames: int, seed: int = 0, **changes: float):
+    data = OmegaConf.to_container(OmegaConf.load(CONF / "training" / "sam2_mini.yaml").data)
+    generator = torch.Generator().manual_seed(seed)
+    return sample_bodies(SyntheticSettings(**data | changes), 6, frames, 64, generator)
+
+
+def test_bodies_are_seeded_and_in_range():
+    first, again, other = bodies(2), bodies(2), bodies(2, seed=1)
+    assert torch.equal(first.images, again.images) and torch.equal(first.masks, again.masks)
+    assert not torch.equal(first.images, other.images)
+    assert first.images.shape == (6, 2, 64, 64) and first.masks.shape == (6, 3, 2, 64, 64)
+    assert first.images.min() >= 0 and first.images.max() <= 1 and first.images.std() > 0.05
+
+
+def test_targets_show_in_the_support_and_differ_between_frames():
+    masks = torch.cat([bodies(3, seed).masks for seed in range(4)]).flatten(0, 1).float()
+    area = masks.mean((2, 3))
+    assert (area[:, :2] > 0).all()
+    assert (area[:, :2] < 0.5).all()
+    assert (masks[:, 0] != masks[:, 2]).any(2).any(1).float().mean() > 0.95
+
+
+def test_frames_of_a_body_agree_where_nothing_moves():
+    still = dict.fromkeys(
+        ("rotation", "scaling", "shift", "displacement", "height_change", "shape_change"), 0.0
+    )
+    masks = bodies(2, **still).masks
+    assert torch.equal(masks[:, :, 0], masks[:, :, 1])
