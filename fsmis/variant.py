@@ -14,8 +14,8 @@ from fsmis.segmenters.files import HUB_FILES, SHIPPED, find_checkpoint, sha256
 # Raised when the code changes so that the same configuration scores differently.
 SCORING_VERSION = 1
 
-# Keys that name places and selections: without influence on a score.
-NOT_SCORED = {"device", "root", "source", "fold"}
+# Keys that name places, selections and portions of work: without influence on a score.
+NOT_SCORED = {"device", "root", "source", "fold", "batch_size", "encode_batch_size"}
 
 # Parts of an identity that change without a word on the command line.
 REASONS = {

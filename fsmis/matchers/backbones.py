@@ -11,6 +11,7 @@ import torch
 from torchvision.models import get_weight
 
 from fsmis.errors import UserError
+from fsmis.weights import read_tensors
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _download(net: str) -> dict[str, Any]:
                 f"({error}); put that file there, pass matcher.weights=<file>, or use "
                 "matcher=encoder_features, which needs no download"
             ) from error
-    return _read(backbone.file)
+    return read_tensors(backbone.file)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -87,22 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"matcher.weights={path} does not exist; give a file that torchvision publishes, or "
             "use matcher.weights=torchvision or matcher=encoder_features"
         )
-    with path.open("rb") as file:
-        start = file.read(64).lstrip().lower()
-    if start.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a Git LFS pointer, not weights: run `git lfs pull` there")
-    if start.startswith((b"<!doctype", b"<html")):
-        raise UserError(f"{path} is an HTML page, not weights: download it again")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes provoke
-        raise UserError(
-            f"{path} ({path.stat().st_size} bytes) is not a checkpoint of tensors alone: download "
-            "it again"
-        ) from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors")
-    return state
+    return read_tensors(path)
 
 
 def _load(model: torch.nn.Module, state: dict[str, Any], net: str, weights: str) -> None:
