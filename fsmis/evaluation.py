@@ -1,7 +1,7 @@
 """One cell of a run: load two scans, segment the query, score every organ."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +36,7 @@ class Segmented:
     query: Scan
     masks: dict[str, np.ndarray]
     truths: dict[str, np.ndarray]
-    matches: dict[str, list[Match]]
+    matches: Mapping[str, list[Match]]
     seconds: float
 
     def rows(self) -> list[dict[str, Any]]:

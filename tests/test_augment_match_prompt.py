@@ -105,7 +105,5 @@ def test_more_memories_change_the_answer(episode):
     one, three = build("matcher=ncc"), build("matcher=ncc", "method.memories=3")
     assert any(
         (a != b).any()
-        for a, b in zip(
-            one.segment(episode).values(), three.segment(episode).values(), strict=True
-        )
+        for a, b in zip(one.segment(episode).values(), three.segment(episode).values(), strict=True)
     )

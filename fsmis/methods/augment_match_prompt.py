@@ -4,6 +4,8 @@ Zu et al., "Rethinking Few-Shot Medical Image Segmentation by SAM2: A Training-F
 Augmentative Prompting and Dynamic Matching", arXiv 2503.04826.
 """
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from fsmis.matchers.base import Matcher
@@ -13,6 +15,23 @@ from fsmis.prompting import Prompts, segment_prompted
 from fsmis.protocol import Episode
 from fsmis.segmenters.sam2 import Features, Sam2
 from fsmis.support_set import SupportSet, SupportSetConstruction
+
+
+@dataclass
+class MatchedCopies:
+    """The copies that some query slice matched, C of them, from all support slices.
+
+    Attributes:
+        images: float32 [H, W], C of them.
+        masks: organ -> bool [H, W], C of them.
+        features: parts that join to the features of the C copies.
+        nearest: (support slice, query slice) -> copies int [k], nearest last.
+    """
+
+    images: list[np.ndarray] = field(default_factory=list)
+    masks: list[dict[str, np.ndarray]] = field(default_factory=list)
+    features: list[Features] = field(default_factory=list)
+    nearest: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
 
 class AugmentMatchPrompt(Method):
@@ -39,57 +58,51 @@ class AugmentMatchPrompt(Method):
         self.matcher = matcher
         self.segmenter = segmenter
         self.memories = memories
-        self.matches: dict[str, list[Match]] = {}
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         slices = np.unique(np.concatenate([t.query_slices for t in episode.organs.values()]))
-        query_images = episode.query.image[slices]
-        queries = self.segmenter.encode(query_images)
-        row_of = {int(z): row for row, z in enumerate(slices)}
+        queries = self.segmenter.encode(episode.query.image[slices])
+        copies = self._match_slices(episode, slices, queries)
+        prompts = _prompts(episode, slices, copies)
+        logits = segment_prompted(self.segmenter, queries, Features.cat(copies.features), prompts)
 
-        copies: list[Features] = []  # of matched copies alone
-        copy_of: dict[tuple[int, int], np.ndarray] = {}  # (support, query slice) -> copies [k]
-        images: list[np.ndarray] = []
-        masks: list[dict[str, np.ndarray]] = []
+        masks, matches, first = {}, {}, 0
+        for organ, task in episode.organs.items():
+            rows = slice(first, first + len(task.query_slices))
+            masks[organ] = logits[rows] > 0
+            nearest = prompts.memory_copy[prompts.row_memory[rows, -1]]
+            matches[organ] = [
+                Match(copies.images[copy], copies.masks[copy][organ]) for copy in nearest
+            ]
+            first = rows.stop
+        self.matches = matches
+        return masks
+
+    def _match_slices(
+        self, episode: Episode, slices: np.ndarray, queries: Features
+    ) -> MatchedCopies:
+        """Stages 1 and 2, a support slice at a time, with the query slices it serves."""
+        copies = MatchedCopies()
         for z, served in _served_slices(episode).items():
             support = self._construct(episode, z, len(served))
-            rows = [row_of[query] for query in served]
-            nearest, features = self._match(query_images[rows], queries[rows], support)
-            used, compact = np.unique(nearest, return_inverse=True)
-            for query, chosen in zip(served, compact.reshape(nearest.shape), strict=True):
-                copy_of[z, query] = len(images) + chosen
-            images += [support.images[copy] for copy in used]
-            masks += [{o: m[copy] for o, m in support.masks.items()} for copy in used]
-            copies.append(
-                features[used] if features else self.segmenter.encode(support.images[used])
+            rows = np.searchsorted(slices, served)
+            if self.matcher.on_features:
+                encoded = self.segmenter.encode(support.images)
+                nearest = match(self.matcher, queries[rows], encoded, self.memories)
+            else:
+                images = episode.query.image[served]
+                nearest = match(self.matcher, images, support.images, self.memories)
+            used = np.unique(nearest)
+            indices = len(copies.images) + np.searchsorted(used, nearest)
+            copies.nearest |= {(z, query): row for query, row in zip(served, indices, strict=True)}
+            copies.images += [support.images[copy] for copy in used]
+            copies.masks += [{o: m[copy] for o, m in support.masks.items()} for copy in used]
+            copies.features.append(
+                encoded[used]
+                if self.matcher.on_features
+                else self.segmenter.encode(support.images[used])
             )
-
-        memory_of: dict[tuple[int, str], int] = {}  # (copy, organ) -> memory
-        row_query, row_memory = [], []
-        for organ, task in episode.organs.items():
-            for query, z in zip(task.query_slices, task.support_slices[task.part], strict=True):
-                chosen = [(int(copy), organ) for copy in copy_of[int(z), int(query)]]
-                row_memory.append([memory_of.setdefault(c, len(memory_of)) for c in chosen])
-                row_query.append(row_of[int(query)])
-        prompts = Prompts(
-            memory_copy=np.array([copy for copy, _ in memory_of]),
-            memory_mask=np.stack([masks[copy][organ] for copy, organ in memory_of]),
-            row_query=np.array(row_query),
-            row_memory=np.array(row_memory),
-        )
-        logits = segment_prompted(self.segmenter, queries, Features.cat(copies), prompts)
-
-        ends = np.cumsum([len(task.query_slices) for task in episode.organs.values()])[:-1]
-        by_organ = dict(zip(episode.organs, np.split(np.arange(len(logits)), ends), strict=True))
-        keys = list(memory_of)
-        self.matches = {
-            organ: [
-                Match(images[keys[m][0]], masks[keys[m][0]][organ])
-                for m in prompts.row_memory[rows, -1]
-            ]
-            for organ, rows in by_organ.items()
-        }
-        return {organ: logits[rows] > 0 for organ, rows in by_organ.items()}
+        return copies
 
     def _construct(self, episode: Episode, z: int, n_query: int) -> SupportSet:
         """Stage 1 for one support slice, with the masks of all organs that use it."""
@@ -102,15 +115,6 @@ class AugmentMatchPrompt(Method):
         key = f"{episode.dataset}/{episode.support.id}/{z}"
         return self.support_set.construct(episode.support.image[z], masks, n_query, key)
 
-    def _match(
-        self, query_images: np.ndarray, queries: Features, support: SupportSet
-    ) -> tuple[np.ndarray, Features | None]:
-        """Stage 2: copies int [S, k], nearest last, and all copies' features if it needed them."""
-        if self.matcher.on_features:
-            features = self.segmenter.encode(support.images)
-            return match(self.matcher, queries, features, self.memories), features
-        return match(self.matcher, query_images, support.images, self.memories), None
-
 
 def _served_slices(episode: Episode) -> dict[int, list[int]]:
     """Support slice -> the query slices it serves, for any organ; both ascending."""
@@ -119,3 +123,21 @@ def _served_slices(episode: Episode) -> dict[int, list[int]]:
         for query, z in zip(task.query_slices, task.support_slices[task.part], strict=True):
             served.setdefault(int(z), set()).add(int(query))
     return {z: sorted(served[z]) for z in sorted(served)}
+
+
+def _prompts(episode: Episode, slices: np.ndarray, copies: MatchedCopies) -> Prompts:
+    """One row for each query slice of each organ, in the order of the episode."""
+    memory_of: dict[tuple[int, str], int] = {}  # (copy, organ) -> memory
+    row_query, row_memory = [], []
+    for organ, task in episode.organs.items():
+        for query, z in zip(task.query_slices, task.support_slices[task.part], strict=True):
+            nearest = copies.nearest[int(z), int(query)]
+            memories = [memory_of.setdefault((int(c), organ), len(memory_of)) for c in nearest]
+            row_query.append(np.searchsorted(slices, query))
+            row_memory.append(memories)
+    return Prompts(
+        memory_copy=np.array([copy for copy, _ in memory_of]),
+        memory_mask=np.stack([copies.masks[copy][organ] for copy, organ in memory_of]),
+        row_query=np.array(row_query),
+        row_memory=np.array(row_memory),
+    )

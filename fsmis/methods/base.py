@@ -1,7 +1,9 @@
 """What a few-shot segmentation method is: one call from an episode to masks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -28,7 +30,7 @@ class Method(ABC):
             organ; empty for methods that cannot say.
     """
 
-    matches: dict[str, list[Match]] = {}  # noqa: RUF012  (replaced, never changed in place)
+    matches: Mapping[str, list[Match]] = MappingProxyType({})
 
     @abstractmethod
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:

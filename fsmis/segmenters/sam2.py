@@ -26,6 +26,8 @@ from fsmis.segmenters.checkpoints import load_weights
 from fsmis.segmenters.device import resolve_device
 from fsmis.segmenters.files import SHIPPED
 
+Rows = Tensor | np.ndarray | slice | list[int]  # what indexes a batch
+
 NO_OBJECT = -1024.0  # SAM2's own logit for "the object is not in this frame"
 
 
@@ -44,7 +46,7 @@ class Features:
     def __len__(self) -> int:
         return len(self.levels[-1])
 
-    def __getitem__(self, rows: Tensor | slice | list[int]) -> Features:
+    def __getitem__(self, rows: Rows) -> Features:
         return Features([level[rows] for level in self.levels], self.position)
 
     @staticmethod
@@ -71,7 +73,7 @@ class Memory:
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, rows: Tensor | slice | list[int]) -> Memory:
+    def __getitem__(self, rows: Rows) -> Memory:
         return Memory(self.features[rows], self.position, self.pointer[rows])
 
     @staticmethod
@@ -155,7 +157,7 @@ class Sam2:
         if image_size % 32 or image_size <= 0:
             raise UserError(f"segmenter.image_size={image_size} is not a multiple of 32")
         torch.manual_seed(seed)
-        self.model = build_sam2(architecture, {"image_size": image_size, **(overrides or {})})
+        self.model: Any = build_sam2(architecture, {"image_size": image_size, **(overrides or {})})
         if checkpoint != "random":
             load_weights(self.model, checkpoint, sha256)
         self.device = resolve_device(device)
