@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.training.sam2_mini import SyntheticSteps, Trainer, loss_of, predict, train
-from fsmis.training.synthetic import SyntheticSettings, sample_bodies
+from fsmis.training.settings import SyntheticSettings
+from fsmis.training.synthetic import sample_bodies
 
 CONF = Path(__file__).parents[1] / "conf"
 TINY = (

@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.training.curves import plot_curves
-from fsmis.training.synthetic import SyntheticBatch, SyntheticSettings, sample_bodies
+from fsmis.training.settings import SyntheticSettings
+from fsmis.training.synthetic import SyntheticBatch, sample_bodies
 
 CONF = str(Path(__file__).parents[2] / "conf" / "training")
 
