@@ -1,0 +1,1 @@
+"""Speed and equality against the reference path, side by side; see ``fsmis.bench.__main__``."""

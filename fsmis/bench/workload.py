@@ -1,0 +1,73 @@
+"""What all paths of a benchmark are given: query slices, augmented copies and their masks."""
+
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from fsmis.cli import CONF_DIR
+from fsmis.phantom import BRIGHTEST, generate
+
+GREYS = 255  # images have 8 bits, so that a file between two steps loses nothing
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One support slice's copies and the query slices they serve.
+
+    Attributes:
+        queries: float32 ``[S, H, W]`` in [0, 1], all different.
+        copies: float32 ``[N, H, W]`` in [0, 1]; the last one is nearly the first query.
+        masks: bool ``[N, K, H, W]``, organs of each copy, none empty.
+    """
+
+    queries: np.ndarray
+    copies: np.ndarray
+    masks: np.ndarray
+
+    @property
+    def matched(self) -> np.ndarray:
+        """Copy that prompts each query slice, int ``[S]``.
+
+        Every slice has its own as long as there are enough: nothing is gained from slices that
+        share one, as in practice some do.
+        """
+        return np.arange(len(self.queries)) % len(self.copies)
+
+
+def phantom_workload(slices: int, organs: int, copies: int, seed: int) -> Workload:
+    """Query slices and the support set of another patient, all generated.
+
+    Args:
+        slices: S.
+        organs: K, up to 4.
+        copies: N, made by ``conf/support_set/default.yaml``.
+        seed: of patients and copies.
+    """
+    labels = list(OmegaConf.load(CONF_DIR / "dataset" / "phantom.yaml").organs.values())[:organs]
+    image, label, _ = generate("abdomen", seed, scan=1)
+    areas = np.stack([(label == organ).sum((1, 2)) for organ in labels])
+    z = areas.min(0).argmax()  # the slice that shows all organs best
+    settings = OmegaConf.load(CONF_DIR / "support_set" / "default.yaml")
+    support = instantiate(settings, count=copies, per_query_slice=None, kind="both", seed=seed)
+    masks = {str(organ): label[z] == organ for organ in labels}
+    made = support.construct(_grey(image[z]), masks, n_query=slices, key="bench")
+
+    patients: list[np.ndarray] = []
+    for scan in count(start=2):
+        image, label, _ = generate("abdomen", seed, scan)
+        patients.append(image[label.any((1, 2))])
+        if sum(map(len, patients)) >= slices:
+            break
+    queries = _grey(np.concatenate(patients)[:slices])
+    images = _grey(BRIGHTEST * made.images)
+    images[-1] = np.clip(queries[0] + np.eye(*queries[0].shape, dtype=np.float32) / GREYS, 0, 1)
+    return Workload(queries, images, np.stack(list(made.masks.values()), axis=1))
+
+
+def _grey(stored: np.ndarray) -> np.ndarray:
+    """Stored values as float32 in [0, 1] of 8 bits."""
+    grey = np.round(np.clip(stored / BRIGHTEST, 0, 1) * GREYS)
+    return (grey / GREYS).astype(np.float32)
