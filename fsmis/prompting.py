@@ -1,5 +1,6 @@
 """Stage 3, Prompt-Driven Segmentation: matched copies and their masks prompt the query slices."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +19,17 @@ class Prompts:
         memory_copy: int ``[M]``, copy of each memory.
         memory_mask: bool ``[M, H, W]``, its mask.
         row_query: int ``[R]``, query slice of each row.
-        row_memory: int ``[R, k]``, the k memories that prompt it, nearest last.
+        row_memory: int ``[R, k]``, the memories that prompt it, nearest last; -1 stands for none,
+            so that rows may have fewer than k.
     """
 
     memory_copy: np.ndarray
     memory_mask: np.ndarray
     row_query: np.ndarray
     row_memory: np.ndarray
+
+
+Segment = Callable[[Prompts], np.ndarray]  # images fixed: prompts to logits [R, H, W]
 
 
 def segment_prompted(
@@ -50,13 +55,20 @@ def segment_prompted(
         ]
     )
     size = prompts.memory_mask.shape[-2:]
-    logits = [
-        segmenter.segment(queries[query], [memory[frame] for frame in frames.T], size)
-        for query, frames in zip(
-            _batches(prompts.row_query, batch), _batches(prompts.row_memory, batch), strict=True
-        )
+    counts = (prompts.row_memory >= 0).sum(axis=1)
+    rows_of_step = [
+        rows
+        for count in np.unique(counts)  # the rows of a step have equally many memories
+        for rows in _batches(np.flatnonzero(counts == count), batch)
     ]
-    return torch.cat(logits).cpu().numpy()
+    logits = []
+    for rows in rows_of_step:
+        frames = prompts.row_memory[rows]
+        frames = frames[frames >= 0].reshape(len(rows), -1)
+        memories = [memory[frame] for frame in frames.T]
+        logits.append(segmenter.segment(queries[prompts.row_query[rows]], memories, size))
+    in_order = np.argsort(np.concatenate(rows_of_step))
+    return torch.cat(logits).cpu().numpy()[in_order]
 
 
 def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -5,16 +5,20 @@ Augmentative Prompting and Dynamic Matching", arXiv 2503.04826.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from fsmis.flip import mirror, with_flip
+from fsmis.largest_component import largest_component
 from fsmis.matchers.base import Matcher
 from fsmis.matching import match
 from fsmis.methods.base import Match, Method
-from fsmis.prompting import Prompts, segment_prompted
+from fsmis.prompting import Prompts, Segment, segment_prompted
 from fsmis.protocol import Episode
 from fsmis.segmenters.sam2 import Features, Sam2
 from fsmis.support_set import SupportSet, SupportSetConstruction
+from fsmis.volume_pass import VolumePass
 
 
 @dataclass
@@ -45,6 +49,9 @@ class AugmentMatchPrompt(Method):
         matcher: stage 2.
         segmenter: stage 3.
         memories: matched copies that prompt each query slice together (the paper: 1).
+        flip: average the logits with those of the mirrored slices and copies.
+        volume_pass: second pass through the query volume.
+        largest_component: keep the largest connected part of each organ.
     """
 
     def __init__(
@@ -53,23 +60,34 @@ class AugmentMatchPrompt(Method):
         matcher: Matcher,
         segmenter: Sam2,
         memories: int,
+        flip: bool,
+        volume_pass: VolumePass,
+        largest_component: bool,
     ):
         self.support_set = support_set
         self.matcher = matcher
         self.segmenter = segmenter
         self.memories = memories
+        self.flip = flip
+        self.volume_pass = volume_pass
+        self.largest_component = largest_component
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         slices = np.unique(np.concatenate([t.query_slices for t in episode.organs.values()]))
-        queries = self.segmenter.encode(episode.query.image[slices])
+        query_images = episode.query.image[slices]
+        queries = self.segmenter.encode(query_images)
         copies = self._match_slices(episode, slices, queries)
         prompts = _prompts(episode, slices, copies)
-        logits = segment_prompted(self.segmenter, queries, Features.cat(copies.features), prompts)
+        segment = self._segment_with(
+            np.stack([*copies.images, *query_images]), Features.cat([*copies.features, queries])
+        )
+        logits = self.volume_pass.refine(segment(prompts), episode.organs, prompts, segment)
 
         masks, matches, first = {}, {}, 0
         for organ, task in episode.organs.items():
             rows = slice(first, first + len(task.query_slices))
-            masks[organ] = logits[rows] > 0
+            mask = logits[rows] > 0
+            masks[organ] = largest_component(mask) if self.largest_component else mask
             nearest = prompts.memory_copy[prompts.row_memory[rows, -1]]
             matches[organ] = [
                 Match(copies.images[copy], copies.masks[copy][organ]) for copy in nearest
@@ -77,6 +95,14 @@ class AugmentMatchPrompt(Method):
             first = rows.stop
         self.matches = matches
         return masks
+
+    def _segment_with(self, images: np.ndarray, features: Features) -> Segment:
+        """Stage 3 on copies and query slices, in the one view or in both."""
+        upright = partial(segment_prompted, self.segmenter, features, features)
+        if not self.flip:
+            return upright
+        mirrored = self.segmenter.encode(mirror(images))
+        return with_flip(upright, partial(segment_prompted, self.segmenter, mirrored, mirrored))
 
     def _match_slices(
         self, episode: Episode, slices: np.ndarray, queries: Features
@@ -126,14 +152,17 @@ def _served_slices(episode: Episode) -> dict[int, list[int]]:
 
 
 def _prompts(episode: Episode, slices: np.ndarray, copies: MatchedCopies) -> Prompts:
-    """One row for each query slice of each organ, in the order of the episode."""
+    """One row for each query slice of each organ, in the order of the episode.
+
+    Its images are the copies, then the query slices.
+    """
     memory_of: dict[tuple[int, str], int] = {}  # (copy, organ) -> memory
     row_query, row_memory = [], []
     for organ, task in episode.organs.items():
         for query, z in zip(task.query_slices, task.support_slices[task.part], strict=True):
             nearest = copies.nearest[int(z), int(query)]
             memories = [memory_of.setdefault((int(c), organ), len(memory_of)) for c in nearest]
-            row_query.append(np.searchsorted(slices, query))
+            row_query.append(len(copies.images) + np.searchsorted(slices, query))
             row_memory.append(memories)
     return Prompts(
         memory_copy=np.array([copy for copy, _ in memory_of]),

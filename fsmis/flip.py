@@ -1,0 +1,27 @@
+"""Test-time flip: the logits averaged with those of the mirrored images, mirrored back."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fsmis.prompting import Prompts, Segment
+
+
+def mirror(images: np.ndarray) -> np.ndarray:
+    """Images or masks ``[..., H, W]``, left and right exchanged."""
+    return np.ascontiguousarray(images[..., ::-1])
+
+
+def with_flip(upright: Segment, mirrored: Segment) -> Segment:
+    """Average two views of the same images; where one sees no object, neither does the average.
+
+    Args:
+        upright: segments the images as they are.
+        mirrored: segments the mirrored images; it gets the prompts with mirrored masks.
+    """
+
+    def segment(prompts: Prompts) -> np.ndarray:
+        flipped = replace(prompts, memory_mask=mirror(prompts.memory_mask))
+        return (upright(prompts) + mirror(mirrored(flipped))) / 2
+
+    return segment
