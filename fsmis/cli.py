@@ -9,6 +9,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
 from fsmis.errors import UserError
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
@@ -17,19 +20,23 @@ USER_ERROR, SOME_FAILED = 2, 1  # exit codes; an interrupted command exits with 
 
 @contextmanager
 def command_line() -> Iterator[None]:
-    """End the process with one line on stderr and exit code 2 where a ``UserError`` is raised.
+    """End the process with one line on stderr and exit code 2 where the user has to mend something.
 
-    The error may be wrapped, as Hydra does where a constructor raises it. The environment variable
-    ``FSMIS_TRACEBACK=1`` lets it through with its traceback.
+    That is where a ``UserError`` is raised, maybe wrapped, as Hydra does where a constructor raises
+    it, or where Hydra refuses the settings. The line's text is that of the exit's cause. The
+    environment variable ``FSMIS_TRACEBACK=1`` lets errors through with their traceback.
     """
     try:
         yield
     except Exception as error:
-        cause = _user_error(error)
-        if cause is None or os.environ.get("FSMIS_TRACEBACK") == "1":
+        message = _for_user(error)
+        if message is None or os.environ.get("FSMIS_TRACEBACK") == "1":
             raise
-        print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from None
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from UserError(message)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 class Interrupted(BaseException):
@@ -57,7 +64,20 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _user_error(error: BaseException | None) -> UserError | None:
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__
-    return error
+def _for_user(error: Exception) -> str | None:
+    """What a user can do something about, in one line; None for an error of the program."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__
+    if cause is not None:
+        return _line(cause)
+    if isinstance(error, OverrideParseException):
+        return f"{_line(error)}; quote a value with spaces, commas or =, as in \"key='a b'\""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        # of a name that is not there, Hydra lists the choices and then where it looked for them
+        return _line(str(error).split("Config search path:")[0])
+    return None
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())

@@ -49,6 +49,16 @@ def scale_intensities(volume: np.ndarray, percentiles: Sequence[float]) -> np.nd
     return np.clip((volume - low) / (high - low), 0, 1)
 
 
+def require_percentiles(percentiles: Sequence[float]) -> None:
+    """Refuse what ``scale_intensities`` cannot use.
+
+    Raises:
+        UserError: not two ascending numbers from 0 to 100.
+    """
+    if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise UserError(f"percentiles={percentiles}: give two from 0 to 100, the lower one first")
+
+
 class Dataset:
     """A folder of prepared scans, the organs to score, and where the folds start.
 
@@ -88,8 +98,10 @@ class Dataset:
             source: one sentence on where the data comes from and how it is prepared, for errors.
 
         Raises:
-            UserError: folder or files are missing, or the number of scans is not that of the folds.
+            UserError: folder or files are missing, the number of scans is not that of the folds, or
+                ``percentiles`` are none.
         """
+        require_percentiles(percentiles)
         self.name = name
         self.root = Path(root).expanduser()
         self.organs = {str(organ): int(value) for organ, value in organs.items()}

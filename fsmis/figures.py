@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from fsmis.atomic import write_atomic
 from fsmis.evaluation import Segmented
 from fsmis.methods.base import Match
 from fsmis.protocol import Episode
-from fsmis.records import Cell, write_atomic
+from fsmis.records import Cell
 
 CHOICES = ("none", "worst", "all")
 TRUTH, PREDICTION, PROMPT = "#ffd400", "#00b4d8", "#ff5c8a"

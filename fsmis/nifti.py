@@ -1,6 +1,6 @@
 """One NIfTI volume read or written: the only place that knows NIfTI's own axis order."""
 
-import os
+import gzip
 import zlib
 from pathlib import Path
 
@@ -10,9 +10,11 @@ from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
+from fsmis.atomic import write_atomic
 from fsmis.errors import UserError
 
 GZIP_MAGIC = b"\x1f\x8b"
+GZIP_LEVEL = 1  # as nibabel: higher ones take long and save little
 
 
 def read_volume(path: Path | str) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
@@ -60,30 +62,23 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, tuple[float, float, float
 
 
 def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray) -> None:
-    """Write an array [Z, H, W] as NIfTI, whole or not at all (written beside, then renamed).
+    """Write an array [Z, H, W] as NIfTI, whole or not at all, the same bytes for the same array.
 
     Args:
-        path: ``.nii`` or ``.nii.gz``; its folder exists.
+        path: ``.nii`` or ``.nii.gz``.
         array: [Z, H, W], of a dtype that NIfTI stores.
         affine: [4, 4] of the (x, y, z) order, as ``read_volume`` returns it.
 
     Raises:
-        UserError: the folder is missing or cannot be written.
+        UserError: the file cannot be written.
     """
     path = Path(path)
     image = nib.Nifti1Image(np.ascontiguousarray(array.T), affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        nib.save(image, unfinished)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); choose a folder that exists, has space "
-            "and is writable"
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    content = image.to_bytes()
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, GZIP_LEVEL, mtime=0)
+    write_atomic(path, content)
 
 
 def write_mask(path: Path | str, mask: np.ndarray, affine: np.ndarray) -> None:

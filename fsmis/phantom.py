@@ -11,7 +11,6 @@ A cardiac phantom is read with ``dataset=cmr dataset.root=DIR dataset.fold_start
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from fsmis.cli import command_line
 from fsmis.errors import UserError
 from fsmis.nifti import write_mask, write_volume
 
@@ -146,10 +146,12 @@ def write_phantom(out: Path | str, kind: str = "abdomen", scans: int = 4, seed: 
     """Write ``image_<id>.nii.gz`` and ``label_<id>.nii.gz`` for the ids 1 to ``scans`` to ``out``.
 
     Raises:
-        UserError: ``out`` cannot be written or holds other scans, or ``scans`` is below 1.
+        UserError: ``out`` cannot be written or holds other scans, or a number is too low.
     """
     if scans < 1:
         raise UserError(f"--scans={scans}: choose 1 or more (a benchmark needs 2)")
+    if seed < 0:
+        raise UserError(f"--seed={seed}: choose 0 or more")
     out = Path(out)
     files = [(out / f"image_{i}.nii.gz", out / f"label_{i}.nii.gz") for i in range(1, scans + 1)]
     try:
@@ -216,7 +218,8 @@ def _smooth_field(
     return (field - field.mean()) / field.std()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; exit code 2 with one line on bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m fsmis.phantom", description="Write generated scans in the prepared format."
     )
@@ -225,14 +228,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scans", type=int, default=4, help="number of patients")
     parser.add_argument("--seed", type=int, default=0, help="other seeds are other patients")
     options = parser.parse_args(arguments)
-    try:
+    with command_line():
         write_phantom(options.out, options.kind, options.scans, options.seed)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print(f"{options.out}: {options.scans} {options.kind} scans")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

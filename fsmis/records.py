@@ -8,13 +8,13 @@ The truth is one JSON file for each cell (fold and query scan), renamed into pla
 import json
 import math
 import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from fsmis.atomic import write_atomic
 from fsmis.errors import UserError
 
 COLUMNS = [
@@ -141,34 +141,6 @@ class RunFolder:
 
     def _write(self, cell: Cell, record: dict[str, Any]) -> None:
         self.write_json(f"cells/{cell.name}.json", {**asdict(cell), **record})
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full; the old file stays.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=".", suffix=".tmp", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # a temporary file is private, a result is not
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another "
-            "results_dir, the same command then resumes"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def require_writable(folder: str | Path) -> None:

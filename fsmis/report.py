@@ -14,10 +14,11 @@ from typing import Any
 import pandas as pd
 
 from fsmis import display
+from fsmis.atomic import write_atomic
 from fsmis.charts import draw
 from fsmis.cli import command_line
 from fsmis.errors import UserError
-from fsmis.records import RunFolder, write_atomic
+from fsmis.records import RunFolder
 from fsmis.tables import MEAN, completeness, markdown, summarise
 
 CONVENTION = (

@@ -4,6 +4,7 @@ Every query scan is recorded when it is done, so the same command resumes a run 
 Exit code 0: all requested scans are scored; 1: some failed; 2: bad input or settings.
 """
 
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,7 @@ from fsmis.evaluation import Evaluation, Segmented
 from fsmis.protocol import Protocol
 from fsmis.provenance import code_version, now, provenance
 from fsmis.records import Cell, RunFolder, require_writable
+from fsmis.settings import RunSettings, converted, require_at_least
 from fsmis.tables import write_summary
 from fsmis.variant import identity, news, variant_hash, weights_of
 
@@ -40,7 +42,13 @@ class Run:
         Raises:
             UserError: bad settings or data, or ``results_dir`` cannot be written.
         """
+        cfg = converted(cfg, RunSettings)
+        unknown = set(cfg) - set(RunSettings.__annotations__) - set(choices)
+        if unknown:
+            raise UserError(f"{min(map(str, unknown))}: no such setting; check its spelling")
         require_writable(cfg.results_dir)
+        require_at_least(0, worst_figures=cfg.worst_figures)
+        require_at_least(1, figure_slices=cfg.figure_slices)
         if cfg.figures not in figures.CHOICES:
             raise UserError(f"figures={cfg.figures}: choose one of {', '.join(figures.CHOICES)}")
         self.cfg = cfg
@@ -105,7 +113,6 @@ class Run:
         try:
             segmented = self.evaluation.segment(cell)
             if self.cfg.save_predictions:
-                self._prediction(cell).parent.mkdir(exist_ok=True)
                 segmented.write(self._prediction(cell), self.dataset.organs)
             if self.cfg.figures == "all":
                 self._draw(cell, segmented)
@@ -217,8 +224,18 @@ def main(cfg: DictConfig) -> None:
         alone = job.mode is not RunMode.MULTIRUN
         if alone or stop.code not in (SOME_FAILED, USER_ERROR):
             raise
-        raise JobFailed(f"exit code {stop.code}") from None
+        raise JobFailed(stop.__cause__ or "some scans failed") from None
+
+
+def command() -> None:
+    """The command line: ``main``, and one line for what Hydra itself refuses."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors and does not print
+    with command_line():
+        try:
+            main()
+        except JobFailed:  # said already, and once more in the summary of the sweep
+            raise SystemExit(SOME_FAILED) from None
 
 
 if __name__ == "__main__":
-    main()
+    command()

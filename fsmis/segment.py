@@ -16,13 +16,11 @@ from pathlib import Path
 
 import numpy as np
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from fsmis.cli import CONF_DIR, command_line
-from fsmis.datasets import Scan, scale_intensities
+from fsmis.datasets import Scan, require_percentiles, scale_intensities
 from fsmis.display import console, errors
 from fsmis.errors import UserError
 from fsmis.geometry import AxialVolume, CommonGrid
@@ -31,6 +29,7 @@ from fsmis.methods.base import Method
 from fsmis.nifti import write_volume
 from fsmis.preview import draw_preview
 from fsmis.protocol import Episode, OrganTask
+from fsmis.settings import SegmentSettings, converted, require_at_least
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "mask alone and are not looked for"
             )
         with console.status(f"segmenting {n_slices} slices"):
-            labels = label_query(instantiate(cfg.method), episode, query, grid)
+            method = instantiate(cfg.method)
+            try:
+                labels = label_query(method, episode, query, grid)
+            except (RuntimeError, MemoryError) as error:  # such as a GPU out of memory
+                raise UserError(
+                    f"{options.query}: segmenting failed ({error}); try device=cpu, a smaller "
+                    "segmenter or another method"
+                ) from error
         write_volume(options.output, query.turn_back(labels), query.stored_affine)
         millilitres = np.prod(query.spacing) / 1000
         for value in sorted(support.values):
@@ -199,12 +205,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compose(overrides: list[str]) -> DictConfig:
     """The settings of ``conf/segment.yaml`` with the user's."""
-    try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            cfg = compose("segment", overrides=overrides)
-        OmegaConf.resolve(cfg)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"settings {' '.join(overrides)}: {error}") from error
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = converted(compose("segment", overrides=overrides), SegmentSettings)
+    OmegaConf.resolve(cfg)
+    require_at_least(1, size=cfg.size, figure_slices=cfg.figure_slices)
+    require_percentiles(cfg.percentiles)
     if cfg.window is not None and (len(cfg.window) != 2 or not cfg.window[0] < cfg.window[1]):
         raise UserError(f"window={cfg.window}: give the lowest and the highest intensity kept")
     return cfg

@@ -86,6 +86,14 @@ class SupportSetConstruction:
         for name, factor in factors.items():
             if len(factor) != 2 or not 0 < factor[0] <= factor[1]:
                 raise UserError(f"support_set.{name}={factor}; use [lowest, highest], above 0")
+        magnitudes = {
+            "rotation_deg": rotation_deg,
+            "translation": translation,
+            "shear_deg": shear_deg,
+        }
+        for name, magnitude in magnitudes.items():
+            if not magnitude >= 0:
+                raise UserError(f"support_set.{name}={magnitude}; use 0 or more")
         if not 0 <= min_kept <= 1 or max_draws < 1:
             raise UserError(
                 f"support_set.min_kept={min_kept}, max_draws={max_draws}; use a fraction in [0, 1] "

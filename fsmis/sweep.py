@@ -31,7 +31,7 @@ class SweepSummary(Callback):
         self._n_jobs += 1
         if job_return.status is not JobStatus.COMPLETED:
             error = job_return._return_value  # the public property would raise it here
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(str(error).split()) or type(error).__name__
             self._failed.append(f"{' '.join(job_return.overrides or [])} ({reason})")
 
     def _print(self) -> None:

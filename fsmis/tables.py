@@ -96,7 +96,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(title: str, table: pd.DataFrame, notes: list[str]) -> str:
     """A Markdown page of one table."""
-    body = shown(table).to_markdown(index=False, disable_numparse=True)
+    text = shown(table).replace(r"\|", r"\\|", regex=True)  # a bar would end the column
+    body = text.to_markdown(index=False, disable_numparse=True)
     return "\n\n".join([f"# {title}", body, *notes]) + "\n"
 
 

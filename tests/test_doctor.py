@@ -33,6 +33,18 @@ def test_installed_packages_pass() -> None:
     assert [finding.status for finding in findings] == ["ok", "ok"]
 
 
+def test_torch_and_torchvision_of_two_releases_fail_with_a_fix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(*_: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("torchvision.ops.nms", missing)
+    (finding,) = doctor.torch_fit()
+    assert finding.status == "fail" and "torchvision::nms does not exist" in finding.detail
+    assert "constraints.txt" in finding.fix
+
+
 def test_damaged_lpips_backbone_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert {finding.status for finding in doctor.lpips_backbones()} == {"warn"}

@@ -241,6 +241,13 @@ def test_images_below_the_smallest_size_of_a_backbone(net):
     from_yaml("lpips", net=net, image_size=smallest).fit(too_small)
 
 
+@pytest.mark.parametrize("name", ["lpips", "psnr", "ncc", "encoder_features"])
+def test_batches_hold_an_image_or_more(name):
+    with pytest.raises(Exception, match=r"matcher\.batch_size=0") as raised:
+        from_yaml(name, batch_size=0)
+    assert isinstance(raised.value.__cause__, UserError)  # Hydra wraps it
+
+
 def test_images_smaller_than_the_ssim_window():
     with pytest.raises(UserError, match=r"matcher\.window=7"):
         from_yaml("ssim").fit(np.zeros((1, 6, 20), np.float32))

@@ -61,9 +61,17 @@ def test_a_mask_is_stored_as_uint8(tmp_path: Path) -> None:
     np.testing.assert_array_equal(array, VOLUME > 30)
 
 
-def test_a_folder_that_is_not_there_is_named_on_writing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere/mask\.nii\.gz: cannot be written"):
-        write_mask(tmp_path / "nowhere" / "mask.nii.gz", VOLUME, AFFINE)
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/mask\.nii\.gz: cannot be written"):
+        write_mask(tmp_path / "file" / "mask.nii.gz", VOLUME, AFFINE)
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nii"])
+def test_the_same_array_is_the_same_bytes(tmp_path: Path, name: str) -> None:
+    for folder in ("a", "b"):
+        write_volume(tmp_path / folder / name, VOLUME, AFFINE)
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
@@ -74,7 +82,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
         write_mask(path, VOLUME < 0, AFFINE)
     assert path.read_bytes() == before

@@ -9,7 +9,7 @@ import pytest
 
 from fsmis.errors import UserError
 from fsmis.nifti import read_volume
-from fsmis.phantom import generate, write_phantom
+from fsmis.phantom import generate, main, write_phantom
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -64,9 +64,10 @@ def test_the_heart_is_a_prepared_cmr_scan(seed: int) -> None:
 
 
 def test_the_command_writes_pairs_and_the_same_bytes_again(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fsmis.phantom", "--kind", "cardiac", "--scans", "2"]
-    for out in ("a", "b"):
-        subprocess.run([*command, "--out", str(tmp_path / out)], check=True)
+    options = ["--kind", "cardiac", "--scans", "2", "--out"]
+    command = [sys.executable, "-m", "fsmis.phantom"]
+    subprocess.run([*command, *options, str(tmp_path / "a")], check=True)
+    main([*options, str(tmp_path / "b")])
     assert list(files(tmp_path / "a")) == [
         "image_1.nii.gz",
         "image_2.nii.gz",
@@ -89,6 +90,8 @@ def test_scans_of_others_are_not_mixed_in(tmp_path: Path) -> None:
 def test_no_scans_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--scans=0"):
         write_phantom(tmp_path, scans=0)
+    with pytest.raises(UserError, match="--seed=-1"):
+        write_phantom(tmp_path, seed=-1)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line_on_the_terminal(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from fsmis.atomic import write_atomic
 from fsmis.errors import UserError
-from fsmis.records import COLUMNS, Cell, RunFolder, require_writable, write_atomic
+from fsmis.records import COLUMNS, Cell, RunFolder, require_writable
 from fsmis.variant import identity, news, variant_hash
 
 CELL = Cell(0, "8", "1")
@@ -45,6 +46,15 @@ def test_torn_cell_is_missing(tmp_path: Path) -> None:
     assert folder.rebuild().empty
 
 
+def test_file_left_by_a_kill_before_its_renaming_counts_for_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.finish(CELL, [row(CELL)])
+    whole = (tmp_path / "cells/fold0_scan1.json").read_text()
+    (tmp_path / "cells/.x1.tmp").write_text(whole.replace('"1"', '"2"'))
+    assert folder.done([CELL, Cell(0, "8", "2")]) == [CELL]
+    assert folder.rebuild()["query_scan"].tolist() == ["1"]
+
+
 @pytest.mark.parametrize("content", ["[]", '{"state": "done"}', '{"state": "done", "rows": [{}]}'])
 def test_cell_of_another_schema_is_missing(tmp_path: Path, content: str) -> None:
     write_atomic(tmp_path / "cells/fold0_scan1.json", content.encode())
@@ -68,14 +78,18 @@ def compute(path: Path, fold: int) -> None:
         folder.rebuild()
 
 
-def test_two_processes_leave_all_rows(tmp_path: Path) -> None:
-    processes = [Process(target=compute, args=(tmp_path, fold)) for fold in range(2)]
+@pytest.mark.parametrize("folds", [(0, 1), (0, 0)], ids=["other cells", "same cells"])
+def test_two_processes_leave_all_rows(tmp_path: Path, folds: tuple[int, int]) -> None:
+    processes = [Process(target=compute, args=(tmp_path, fold)) for fold in folds]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
+        assert process.exitcode == 0
     scores = RunFolder(tmp_path).scores()
-    assert len(scores) == 40 and not scores.duplicated(["fold", "query_scan"]).any()
+    assert (
+        len(scores) == 20 * len(set(folds)) and not scores.duplicated(["fold", "query_scan"]).any()
+    )
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None:

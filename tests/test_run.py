@@ -2,11 +2,15 @@
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,22 +21,43 @@ from omegaconf import open_dict
 
 from fsmis.cli import CONF_DIR
 from fsmis.methods.copy_mask import CopyMask
-from fsmis.phantom import write_phantom
+from fsmis.nifti import read_volume, write_volume
 from fsmis.records import COLUMNS
+from fsmis.run import command as command_of_run
 from fsmis.run import execute
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 FILES = ["figures=worst", "worst_figures=1", "save_predictions=true"]
+
+
+@pytest.fixture(scope="module")
+def small_root(phantom_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom's scans, every fourth pixel of every second slice; read only."""
+    root = tmp_path_factory.mktemp("small")
+    for path in phantom_root.iterdir():
+        array, _, affine = read_volume(path)
+        write_volume(root / path.name, array[::2, ::4, ::4], affine @ np.diag([4, 4, 2, 1]))
+    return root
+
+
+@pytest.fixture
+def data(small_root: Path, tmp_path: Path) -> Path:
+    """A copy of the small scans, to be spoiled."""
+    return Path(shutil.copytree(small_root, tmp_path / "data"))
+
+
+def spoil(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    array, _, affine = read_volume(path)
+    write_volume(path, change(array), affine)
 
 
 def command(*overrides: str | Path) -> list[str]:
     return [sys.executable, "-m", "fsmis.run", *map(str, overrides)]
 
 
-def run(*overrides: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*overrides), capture_output=True, text=True, env=ENVIRONMENT)
+def run(*overrides: str | Path, **process: Any) -> subprocess.CompletedProcess[str]:
+    options = {"capture_output": True, "text": True, "env": ENVIRONMENT} | process
+    return subprocess.run(command(*overrides), **options)
 
 
 def copy_mask(data: Path, results: Path, *more: str) -> list[str]:
@@ -54,8 +79,8 @@ def cells(results: Path) -> dict[str, float]:
     return {path.name: path.stat().st_mtime_ns for path in results.rglob("cells/*.json")}
 
 
-def test_run_writes_what_design_promises(phantom_root: Path, tmp_path: Path) -> None:
-    done = run(*copy_mask(phantom_root, tmp_path, *FILES))
+def test_run_writes_what_design_promises(small_root: Path, tmp_path: Path) -> None:
+    done = run(*copy_mask(small_root, tmp_path, *FILES))
     assert done.returncode == 0, done.stderr
     assert "4/4 scans" in done.stdout and "alpnet-3parts-organ_range" in done.stdout
     (folder,) = tmp_path.glob("phantom/copy_mask/*")
@@ -69,7 +94,7 @@ def test_run_writes_what_design_promises(phantom_root: Path, tmp_path: Path) -> 
     assert (folder / "config.yaml").is_file() and (folder / "summary.md").is_file()
     assert len(list(folder.glob("figures/*.png"))) == 1
     prediction = nib.load(folder / "predictions/fold0_scan1.nii.gz")
-    image = nib.load(phantom_root / "image_1.nii.gz")
+    image = nib.load(small_root / "image_1.nii.gz")
     assert prediction.shape == image.shape
     np.testing.assert_array_equal(prediction.affine, image.affine)
     assert set(np.unique(prediction.dataobj)) == {0, 1, 2, 3, 4}
@@ -78,41 +103,40 @@ def test_run_writes_what_design_promises(phantom_root: Path, tmp_path: Path) -> 
 
 
 def test_same_command_computes_nothing_anew(
-    phantom_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    assert run_here(copy_mask(phantom_root, tmp_path, "protocol.fold=0")) == 0
+    assert run_here(copy_mask(small_root, tmp_path, "protocol.fold=0")) == 0
     assert "partial: 2/4 scans, folds 0 of 2" in capsys.readouterr().out
     first = cells(tmp_path)
-    assert run_here(copy_mask(phantom_root, tmp_path)) == 0
+    assert run_here(copy_mask(small_root, tmp_path)) == 0
     both = cells(tmp_path)
     assert len(both) == 4 and first.items() <= both.items()
     monkeypatch.setattr(CopyMask, "segment", None)  # would fail if it were called
     next(tmp_path.rglob("scores.csv")).unlink()
-    assert run_here(copy_mask(phantom_root, tmp_path)) == 0
+    assert run_here(copy_mask(small_root, tmp_path)) == 0
     assert cells(tmp_path) == both
     assert "partial" not in capsys.readouterr().out.split("4/4 scans were done before")[1]
     assert len(pd.read_csv(next(tmp_path.rglob("scores.csv")))) == 16
 
 
-def test_resume_gives_the_same_scores_as_one_go(phantom_root: Path, tmp_path: Path) -> None:
-    run_here(copy_mask(phantom_root, tmp_path / "one"))
-    run_here(copy_mask(phantom_root, tmp_path / "two", "protocol.fold=1"))
-    run_here(copy_mask(phantom_root, tmp_path / "two"))
+def test_resume_gives_the_same_scores_as_one_go(small_root: Path, tmp_path: Path) -> None:
+    run_here(copy_mask(small_root, tmp_path / "one"))
+    run_here(copy_mask(small_root, tmp_path / "two", "protocol.fold=1"))
+    run_here(copy_mask(small_root, tmp_path / "two"))
     one, two = (pd.read_csv(next((tmp_path / name).rglob("scores.csv"))) for name in ("one", "two"))
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_stopped_run_is_finished_by_the_same_command(
-    tmp_path: Path, number: signal.Signals
+    phantom_root: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    data, results = tmp_path / "data", tmp_path / "runs"
-    write_phantom(data, scans=6)
-    overrides = copy_mask(data, results, "dataset.fold_starts=3")
+    results = tmp_path / "runs"
+    overrides = copy_mask(phantom_root, results)
     process = subprocess.Popen(
         command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while process.poll() is None and len(cells(results)) < 2:
+    while process.poll() is None and not cells(results):
         time.sleep(0.01)
     process.send_signal(number)
     _, errors = process.communicate()
@@ -122,14 +146,14 @@ def test_stopped_run_is_finished_by_the_same_command(
     before = cells(results)
     states = {p.name: json.loads(p.read_text())["state"] for p in results.rglob("cells/*.json")}
     kept = {name: changed for name, changed in before.items() if states[name] == "done"}
-    assert 2 <= len(kept) < 6
+    assert 1 <= len(kept) < 4
     assert run_here(overrides) == 0
     assert kept.items() <= cells(results).items()
-    assert len(pd.read_csv(next(results.rglob("scores.csv")))) == 24
+    assert len(pd.read_csv(next(results.rglob("scores.csv")))) == 16
 
 
 def test_failing_scan_is_recorded_and_the_others_go_on(
-    phantom_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     segment = CopyMask.segment
 
@@ -139,59 +163,150 @@ def test_failing_scan_is_recorded_and_the_others_go_on(
         return segment(self, episode)
 
     monkeypatch.setattr(CopyMask, "segment", fail_once)
-    assert run_here(copy_mask(phantom_root, tmp_path)) == 1
+    assert run_here(copy_mask(small_root, tmp_path)) == 1
     shown = capsys.readouterr()
     assert "partial: 3/4 scans (1 failed)" in shown.out
     assert "scan 2 of fold 0 failed: RuntimeError: CUDA out of memory" in shown.err
     record = json.loads(next(tmp_path.rglob("fold0_scan2.json")).read_text())
     assert record["state"] == "failed" and "out of memory" in record["reason"]
     monkeypatch.setattr(CopyMask, "segment", segment)
-    assert run_here(copy_mask(phantom_root, tmp_path)) == 0
+    assert run_here(copy_mask(small_root, tmp_path)) == 0
     monkeypatch.setattr(CopyMask, "segment", fail_once)
-    assert run_here(copy_mask(phantom_root, tmp_path)) == 0  # all is done
-    assert run_here(copy_mask(phantom_root, tmp_path, "force=true")) == 1
+    assert run_here(copy_mask(small_root, tmp_path)) == 0  # all is done
+    assert run_here(copy_mask(small_root, tmp_path, "force=true")) == 1
     assert len(pd.read_csv(next(tmp_path.rglob("scores.csv")))) == 12
 
 
-def test_changed_data_is_computed_anew_and_the_reason_said(tmp_path: Path, capsys) -> None:
-    data = tmp_path / "data"
-    write_phantom(data, scans=2)
+def test_changed_data_is_computed_anew_and_the_reason_said(
+    data: Path, tmp_path: Path, capsys
+) -> None:
     run_here(copy_mask(data, tmp_path / "runs"))
-    write_phantom(data, scans=2, seed=1)
+    spoil(data / "image_2.nii.gz", lambda image: image // 2)
     run_here(copy_mask(data, tmp_path / "runs"))
     assert "the data files have changed since variant" in capsys.readouterr().out
     assert len(list((tmp_path / "runs").rglob("scores.csv"))) == 2
 
 
+def command_here(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The command line in this process, without logging, which would outlive it."""
+    monkeypatch.setattr(sys, "argv", ["fsmis.run", "hydra/job_logging=none", *overrides])
+    with pytest.raises(SystemExit) as stop:
+        command_of_run()
+    return int(stop.value.code)
+
+
 @pytest.mark.parametrize(
-    ("overrides", "code", "message"),
+    ("overrides", "message"),
     [
-        (["dataset.root={tmp}/nowhere"], 2, "error: dataset.root={tmp}/nowhere: no such folder"),
-        (["results_dir={tmp}/file/runs"], 2, "error: results_dir={tmp}/file/runs: {tmp}/file is"),
-        (["seed=0,1", "results_dir={tmp}/file/runs", "-m"], 2, "error: results_dir={tmp}/file/run"),
-        (["protocol.parts=3"], 1, "Could not override 'protocol.parts'"),
+        (["dataset.root={tmp}/nowhere"], "dataset.root={tmp}/nowhere: no such folder"),
+        (["results_dir={tmp}/file/runs"], "results_dir={tmp}/file/runs: {tmp}/file is not a fold"),
+        (["seed=0,1", "results_dir={tmp}/file", "-m"], "results_dir={tmp}/file: {tmp}/file is no"),
+        (["protocol.parts=3"], "Could not override 'protocol.parts'"),
+        (["+protocl.fold=0"], "protocl: no such setting"),
+        (["+dataset.scans=3"], "unexpected keyword argument 'scans'"),
+        (["method=nothing"], "Could not find 'method/nothing' Available options"),
+        (["method=copy_mask,nothing", "-m"], "Could not find 'method/nothing' Available options"),
+        (["dataset.root=a b=c"], "quote a value with spaces, commas or ="),
+        (["protocol.fold=[0"], "'[0'"),
+        (["force=flase"], "force=flase: Value 'flase' is not a valid bool"),
+        (["seed=one"], "seed=one: "),
+        (["worst_figures=-1"], "worst_figures=-1: choose 0 or more"),
+        (["figure_slices=0"], "figure_slices=0: choose 1 or more"),
+        (["figures=some"], "figures=some: choose one of none, worst, all"),
+        (["dataset.percentiles=[99,1]"], "percentiles=[99, 1]: give two from 0 to 100"),
+        (["method=augment_match_prompt", "segmenter.checkpoint=no.pt"], "segmenter.checkpoint=no."),
+        (["method=augment_match_prompt", "device=cuda:9"], "device=cuda:9 is not available here"),
     ],
 )
-def test_bad_input_is_one_line(
-    phantom_root: Path, tmp_path: Path, overrides: list[str], code: int, message: str
+def test_bad_settings_are_one_line_and_leave_nothing(
+    small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, overrides, message
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    results = tmp_path / "runs"
+    random = ["segmenter.checkpoint=random", "segmenter.image_size=64"]
     more = [override.format(tmp=tmp_path) for override in overrides]
-    done = run(*copy_mask(phantom_root, results), *more)
-    assert done.returncode == code
-    assert message.format(tmp=tmp_path) in done.stderr and "Traceback" not in done.stderr
-    if code == 2:
-        assert len(done.stderr.splitlines()) == 1
-    assert not results.exists()
+    results = tmp_path / "runs"
+    assert command_here([*copy_mask(small_root, results, *random), *more], monkeypatch) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+    assert message.format(tmp=tmp_path) in errors
+    assert not [path for path in results.rglob("*") if path.is_file() and ".sweep" not in str(path)]
 
 
-def test_sweep_goes_on_after_a_bad_job(phantom_root: Path, tmp_path: Path) -> None:
-    overrides = copy_mask(phantom_root, tmp_path, "protocol.fold=7,0,1")
+def test_command_line_ends_on_bad_input_without_traceback(tmp_path: Path) -> None:
+    done = run(*copy_mask(tmp_path / "nowhere", tmp_path / "runs"))
+    assert done.returncode == 2 and not (tmp_path / "runs").exists()
+    assert done.stderr.startswith(f"error: dataset.root={tmp_path}/nowhere: no such folder")
+    assert done.stderr.count("\n") == 1
+
+
+def test_damaged_scan_stops_the_run_and_what_is_done_stays(
+    data: Path, tmp_path, monkeypatch, capsys
+):
+    (data / "image_2.nii.gz").write_bytes((data / "image_2.nii.gz").read_bytes()[:3000])
+    assert command_here(copy_mask(data, tmp_path / "runs"), monkeypatch) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: {data}/image_2.nii.gz: cannot be read, probably truncated")
+    assert errors.count("\n") == 1
+    assert list(cells(tmp_path)) == ["fold0_scan1.json"]
+
+
+def test_full_disk_is_one_line_and_the_same_command_resumes(small_root, tmp_path: Path) -> None:
+    overrides = copy_mask(small_root, tmp_path)
+
+    def small_files_only() -> None:  # the kernel refuses the rest, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+
+    done = run(*overrides, preexec_fn=small_files_only)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "fold0_scan1.json: cannot be written (File too large); free space" in done.stderr
+    assert not cells(tmp_path) and not list(tmp_path.rglob(".*"))
+    assert run_here(overrides) == 0
+
+
+def test_other_folder_strange_paths_read_only_data_and_no_git(data: Path, tmp_path: Path) -> None:
+    strange = tmp_path / "Ordner für Läufe, a=b"
+    strange.mkdir()
+    data.rename(strange / "Daten 1")
+    (strange / "Daten 1").chmod(0o555)
+    where = ["dataset.root='Daten 1'", "results_dir='Läufe (1)'"]
+    environment = ENVIRONMENT | {"PATH": "", "PYTHONPATH": str(CONF_DIR.parent)}
+    done = run("dataset=phantom", "method=copy_mask", *where, cwd=strange, env=environment)
+    (strange / "Daten 1").chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in strange.iterdir()} == {"Daten 1", "Läufe (1)"}
+    provenance = json.loads(next(strange.rglob("provenance.json")).read_text())
+    assert provenance["git"] is None
+
+
+def test_organ_that_a_scan_lacks_is_left_out_and_said(data: Path, tmp_path: Path, capsys) -> None:
+    spoil(data / "label_2.nii.gz", lambda label: np.where(label == 2, 0, label))
+    assert run_here(copy_mask(data, tmp_path / "runs")) == 0
+    assert "RK not scored in scan 2 of fold 0: absent from query scan 2" in capsys.readouterr().out
+    scores = pd.read_csv(next(tmp_path.rglob("scores.csv")))
+    assert len(scores) == 15
+    assert "LK" in set(scores[scores["query_scan"] == 2]["organ"])
+
+
+@pytest.mark.parametrize("method", ["copy_mask", "registration", "augment_match_prompt"])
+def test_single_odd_slices_and_a_constant_image(data: Path, tmp_path: Path, method: str) -> None:
+    for path in data.iterdir():
+        spoil(path, lambda array: array[7:8, 20:51, 20:61])
+    spoil(data / "image_2.nii.gz", lambda image: np.full_like(image, 7))
+    small = ["segmenter.checkpoint=random", "segmenter.image_size=64", "support_set.count=2"]
+    overrides = copy_mask(data, tmp_path / "runs", f"method={method}", "device=cpu", *small)
+    assert run_here(overrides) == 0
+    scores = pd.read_csv(next(tmp_path.rglob("scores.csv")))
+    assert set(scores["query_scan"]) == {1, 2, 3, 4}
+    assert scores["dice"].between(0, 1).all()
+
+
+def test_sweep_goes_on_after_a_bad_job(small_root: Path, tmp_path: Path) -> None:
+    overrides = copy_mask(small_root, tmp_path, "protocol.fold=7,0,1")
     done = run("-m", *overrides)
     assert done.returncode == 1
     assert "error: protocol.fold=7" in done.stderr and "Traceback" not in done.stderr
-    assert "1 of 3 jobs failed" in done.stderr and "protocol.fold=7" in done.stderr
+    summary = done.stderr.split("1 of 3 jobs failed:")[1]
+    assert "protocol.fold=7: phantom has 2 folds" in summary
     assert len(cells(tmp_path)) == 4
 
 

@@ -206,7 +206,8 @@ def test_missing_weights_say_what_to_do(monkeypatch):
 
 
 def test_hub_weights_offline_fail_at_once(tmp_path):
-    code = "from tests.test_sam2 import build; build('sam2.1_tiny')"
+    checkpoint = segmenter_config("sam2.1_tiny").checkpoint
+    code = f"from fsmis.segmenters.files import find_checkpoint; find_checkpoint('{checkpoint}')"
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "", "PYTHONPATH": "."}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -247,6 +248,9 @@ def test_sam2_and_hydra_live_together(order):
 def test_bad_settings_are_named():
     with pytest.raises(UserError, match="multiple of 32"):
         build("sam2_mini", checkpoint="random", image_size=100)
+    for batch in ("batch_size", "encode_batch_size"):
+        with pytest.raises(UserError, match=f"{batch}=0"):
+            build("sam2_mini", checkpoint="random", **{batch: 0})
     with pytest.raises(UserError, match="device=cuda:7"):
         build("sam2_mini", checkpoint="random", device="cuda:7")
     with pytest.raises(UserError, match="architecture=nothing"):

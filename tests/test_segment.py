@@ -376,6 +376,12 @@ def refused(command: list[str], capsys) -> str:
         (["protocol.n_parts=3"], "protocol"),
         (["window=[5,5]"], "window"),
         (["not an override"], "not an override"),
+        (["size=0"], "size=0: choose 1 or more"),
+        (["size=big"], "size=big: "),
+        (["figure_slices=0"], "figure_slices=0: choose 1 or more"),
+        (["percentiles=[5]"], "percentiles=[5.0]: give two"),
+        (["window=[low,high]"], "window=['low', 'high']"),
+        (["method=augment_match_prompt", "segmenter.checkpoint=no.pt"], "segmenter.checkpoint=no."),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(files, capsys, more, fix):
@@ -401,3 +407,13 @@ def test_output_is_checked_before_any_work(files, capsys, name, fix):
 def test_missing_file_is_named(files, capsys):
     files["query"].unlink()
     assert "q.nii.gz" in refused(arguments(files, COPY), capsys)
+
+
+def test_exhausted_gpu_is_said_in_one_line(files, capsys, monkeypatch):
+    def exhausted(*_):
+        raise RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr("fsmis.methods.copy_mask.CopyMask.segment", exhausted)
+    message = refused(arguments(files, COPY), capsys)
+    assert "CUDA out of memory" in message and "device=cpu" in message
+    assert not files["output"].exists()

@@ -179,6 +179,8 @@ def test_original_geometry_when_no_draw_keeps_the_organ(image, masks):
         ({"count": 0}, "support_set.count=0"),
         ({"gamma": [0, 1]}, "support_set.gamma"),
         ({"scale": [1.2, 0.8]}, "support_set.scale"),
+        ({"rotation_deg": -5}, "support_set.rotation_deg=-5"),
+        ({"translation": float("nan")}, "support_set.translation=nan"),
         ({"min_kept": 80}, "support_set.min_kept=80"),
         ({"max_draws": 0}, "max_draws=0"),
     ],

@@ -82,3 +82,15 @@ def test_table_without_scores_has_dashes() -> None:
     text = markdown("title", summarise(FULL[:0], ORGANS), ["note"])
     assert "| liver" in text and "–" in text and "nan" not in text
     assert text.startswith("# title\n") and text.endswith("note\n")
+
+
+def test_equal_scores_have_no_deviation_but_a_number() -> None:
+    table = summarise(FULL.assign(dice=0.5), ORGANS)
+    assert shown(table)["sd"].tolist() == ["0.00"] * 3
+
+
+def test_bars_in_names_do_not_break_a_markdown_table() -> None:
+    frame = FULL.assign(organ=FULL["organ"].replace("RK", "R|K"))
+    lines = markdown("title", summarise(frame, ["liver", "R|K"]), []).splitlines()
+    rows = [line.replace(r"\|", "") for line in lines if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1 and any(r"R\|K" in line for line in lines)

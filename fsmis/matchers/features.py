@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fsmis.errors import UserError
 from fsmis.matchers.base import Matcher, Slices
 
 
@@ -19,6 +20,8 @@ class FeatureMatcher(Matcher[Slices]):
     """
 
     def __init__(self, batch_size: int):
+        if batch_size < 1:
+            raise UserError(f"matcher.batch_size={batch_size}: choose 1 or more")
         self.batch_size = batch_size
         self.images_encoded = 0
 

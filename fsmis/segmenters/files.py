@@ -27,7 +27,8 @@ def find_checkpoint(checkpoint: str) -> Path:
             return path
     if checkpoint not in HUB_FILES:
         raise UserError(
-            f"checkpoint {checkpoint} is neither a file nor a known hub id ({', '.join(HUB_FILES)})"
+            f"segmenter.checkpoint={checkpoint} is neither a file nor a known hub id; give the "
+            f"path of a checkpoint or one of {', '.join(HUB_FILES)}"
         )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -133,7 +133,7 @@ class Sam2:
         seed: seed of the random weights.
 
     Raises:
-        UserError: bad size, checkpoint missing, damaged or of another architecture.
+        UserError: bad size or batch, checkpoint missing, damaged or of another architecture.
 
     Note:
         The public predictor also fills holes of up to 8 pixels in low-resolution masks, with a CUDA
@@ -156,6 +156,11 @@ class Sam2:
     ):
         if image_size % 32 or image_size <= 0:
             raise UserError(f"segmenter.image_size={image_size} is not a multiple of 32")
+        if batch_size < 1 or encode_batch_size < 1:
+            raise UserError(
+                f"segmenter.batch_size={batch_size}, encode_batch_size={encode_batch_size}: choose "
+                "1 or more"
+            )
         torch.manual_seed(seed)
         self.model: Any = build_sam2(architecture, {"image_size": image_size, **(overrides or {})})
         if checkpoint != "random":

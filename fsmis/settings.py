@@ -1,0 +1,65 @@
+"""The settings that commands read themselves, with their types; conf/ has values and meanings.
+
+The other settings are arguments of constructors, which check them.
+"""
+
+from dataclasses import dataclass, fields
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ValidationError
+
+from fsmis.errors import UserError
+
+
+@dataclass
+class RunSettings:
+    """Of ``conf/config.yaml``."""
+
+    results_dir: str
+    seed: int
+    device: str
+    figures: str
+    worst_figures: int
+    figure_slices: int
+    save_predictions: bool
+    force: bool
+
+
+@dataclass
+class SegmentSettings:
+    """Of ``conf/segment.yaml``."""
+
+    seed: int
+    device: str
+    size: int
+    window: list[float] | None
+    percentiles: list[float]
+    figure_slices: int
+
+
+def converted(cfg: DictConfig, types: type[RunSettings] | type[SegmentSettings]) -> DictConfig:
+    """The configuration with the settings of ``types`` brought to their types.
+
+    Raises:
+        UserError: a value is of another type, such as ``force=flase``.
+    """
+    typed = OmegaConf.structured(types)
+    for name in [field.name for field in fields(types)]:
+        try:
+            typed[name] = cfg[name]
+        except ValidationError as error:
+            raise UserError(f"{name}={cfg[name]}: {str(error.msg).splitlines()[0]}") from error
+    merged = OmegaConf.merge(cfg, OmegaConf.to_container(typed))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def require_at_least(lowest: int, **values: int) -> None:
+    """Refuse numbers below the lowest that makes sense.
+
+    Raises:
+        UserError: one is.
+    """
+    for name, value in values.items():
+        if value < lowest:
+            raise UserError(f"{name}={value}: choose {lowest} or more")
