@@ -21,6 +21,17 @@ COLUMNS = [
     *("dataset", "method", "variant", "protocol", "fold", "support_scan", "query_scan", "organ"),
     *("n_slices", "tp", "fp", "fn", "dice", "iou", "hd95_mm", "assd_mm", "seconds"),
 ]
+PLAN = [
+    "dataset",
+    "method",
+    "variant",
+    "protocol",
+    "organs",
+    "choices",
+    "identity",
+    "oracle",
+    "cells",
+]
 SCAN_IDS = {"support_scan": str, "query_scan": str}  # numbers in name only
 
 
@@ -58,12 +69,22 @@ class RunFolder:
         """Write ``plan.json``: ``cells`` of all folds, and what tables name (see ``run.plan``)."""
         self.write_json("plan.json", {**plan, "cells": [asdict(cell) for cell in plan["cells"]]})
 
-    def plan(self) -> dict[str, Any] | None:
-        """What ``write_plan`` wrote; None where it is missing or damaged."""
-        plan = read_json(self.path / "plan.json")
-        if plan is None or not isinstance(plan.get("cells"), list):
-            return None
-        return {**plan, "cells": [Cell(**cell) for cell in plan["cells"]]}
+    def plan(self) -> dict[str, Any]:
+        """What ``write_plan`` wrote.
+
+        Raises:
+            UserError: it is missing, damaged or lacks one of ``PLAN``.
+        """
+        path = self.path / "plan.json"
+        plan = read_json(path) or {}
+        try:
+            cells = [Cell(**cell) for cell in plan["cells"]]
+            return {key: plan[key] for key in PLAN} | {"cells": cells}
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: damaged or written by another version; run its command again, or move "
+                "the folder away"
+            ) from error
 
     def finish(self, cell: Cell, rows: list[dict[str, Any]], **notes: Any) -> None:
         """Record a cell as done; ``rows`` hold ``COLUMNS``, ``notes`` what else is to be known."""

@@ -61,10 +61,10 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
         scored; ``covered`` as ``tables.completeness`` says it; ``variant``.
 
     Raises:
-        UserError: there is no run, or the scores of one are damaged.
+        UserError: there is no run, or one is damaged.
     """
     runs = [RunFolder(path.parent) for path in sorted(folder.rglob("plan.json"))]
-    plans = [(run, plan) for run in runs if (plan := run.plan()) is not None]
+    plans = [(run, run.plan()) for run in runs]
     if not plans:
         raise UserError(f"{folder}: no run (plan.json) in it; give a results_dir of fsmis.run")
     differing = differences([plan for _, plan in plans])

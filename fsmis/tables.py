@@ -108,7 +108,6 @@ def write_summary(folder: RunFolder) -> tuple[str, pd.DataFrame, list[str], list
         Title, table and notes (as ``summarise`` and ``completeness`` have them), and the paths.
     """
     plan, scores = folder.plan(), folder.scores()
-    assert plan is not None
     covered = completeness(scores, plan, folder.states(plan["cells"], scores))
     table = summarise(scores, plan["organs"])
     skipped = {

@@ -1,6 +1,5 @@
 """The run folder: nothing half-written, nothing trusted that is torn, safe for two processes."""
 
-import json
 from multiprocessing import Process
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from omegaconf import OmegaConf
 
 from fsmis.atomic import write_atomic
 from fsmis.errors import UserError
-from fsmis.records import COLUMNS, Cell, RunFolder, require_writable
+from fsmis.records import COLUMNS, PLAN, Cell, RunFolder, require_writable
 from fsmis.variant import identity, news, variant_hash
 
 CELL = Cell(0, "8", "1")
@@ -174,11 +173,14 @@ def test_news_names_changed_data_alone(tmp_path: Path) -> None:
     assert "weight files have changed" in line
 
 
-def test_damaged_plan_is_none(tmp_path: Path) -> None:
+def test_plan_comes_back_and_a_damaged_or_older_one_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.write_plan({"organs": ["liver"], "cells": [CELL]})
-    assert folder.plan() == {"organs": ["liver"], "cells": [CELL]}
+    plan = dict.fromkeys(PLAN, "x") | {"organs": ["liver"], "cells": [CELL]}
+    folder.write_plan(plan)
+    assert folder.plan() == plan
     text = (tmp_path / "plan.json").read_text()
-    assert json.loads(text)["cells"] == [vars(CELL)]
-    (tmp_path / "plan.json").write_text(text[:-5])
-    assert folder.plan() is None
+    older = [text.replace('"choices"', '"chosen"'), text.replace('"query_scan"', '"query"')]
+    for damaged in ("", text[:-5], "[]", '{"cells": 3}', *older):
+        (tmp_path / "plan.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"plan\.json: damaged or written by another version"):
+            folder.plan()

@@ -26,6 +26,7 @@ def write_run(
         {
             **{"dataset": "chaos_mri", "method": method, "protocol": "alpnet-3parts-organ_range"},
             **{"variant": folder.name, "organs": ["liver", "RK"], "choices": choices},
+            "oracle": "none",
             "identity": {
                 "method": {key: value for key, value in settings.items() if "." in key},
                 "seed": 0,
