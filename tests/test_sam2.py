@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -22,9 +23,10 @@ TOLERANCE = 2e-4  # of logits; catches every known way to get the step wrong
 
 
 def segmenter_config(name: str, **changes: object):
-    """A segmenter's YAML as it is composed, with changes."""
-    config = OmegaConf.load(CONF / "segmenter" / f"{name}.yaml")
-    return OmegaConf.merge(config, {"device": "cpu", "seed": 0}, changes)
+    """A segmenter's configuration as it is composed, with changes."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=[f"segmenter={name}", "device=cpu"])
+    return OmegaConf.merge(OmegaConf.to_container(config, resolve=True)["segmenter"], changes)
 
 
 def build(name: str, **changes: object) -> Sam2:
@@ -220,7 +222,9 @@ def test_hub_weights_offline_fail_at_once(tmp_path):
     assert "segmenter.checkpoint=/path/to/sam2.1_hiera_tiny.pt" in done.stderr
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "segmenter").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name", sorted({p.stem for p in (CONF / "segmenter").glob("*.yaml")} - {"published"})
+)
 def test_every_size_builds(name):
     segmenter = build(name, checkpoint="random", image_size=64)
     image = np.zeros((1, 32, 32), np.float32)
@@ -232,10 +236,11 @@ def test_every_size_builds(name):
 
 @pytest.mark.parametrize("order", ["sam2 first", "hydra first"])
 def test_sam2_and_hydra_live_together(order):
+    config = segmenter_config("sam2_mini", checkpoint="random", image_size=64)
     GlobalHydra.instance().clear()
 
     def use_sam2():
-        build("sam2_mini", checkpoint="random", image_size=64)
+        instantiate(config)
 
     if order == "sam2 first":
         use_sam2()

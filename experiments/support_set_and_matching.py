@@ -1,0 +1,89 @@
+"""Illustration of stages 1 and 2: a support slice, its augmented copies, and what matched what.
+
+    python -m experiments.support_set_and_matching [key=value ...]
+
+Composes ``conf/config.yaml`` with the overrides, segments one query scan of the first fold chosen,
+and draws ``<results_dir>/support_set_and_matching.png``. The query's labels are not read.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fsmis.atomic import write_atomic
+from fsmis.cli import CONF_DIR, command_line
+from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
+from fsmis.protocol import Episode
+
+SHOWN = 6  # copies and query slices in the figure
+
+
+def draw(method: AugmentMatchPrompt, episode: Episode, organ: str) -> Figure:
+    """Row 1: the support slice and copies of it; rows 2 and 3: query slices with their answer,
+    and the copy that each was matched with."""
+    masks = method.segment(episode)[organ]
+    task = episode.organs[organ]
+    middle = len(task.support_slices) // 2
+    z = task.support_slices[middle]
+    copies = method.support_set.construct(
+        episode.support.image[z],
+        {organ: task.support_masks[middle]},
+        len(task.query_slices),
+        f"{episode.dataset}/{episode.support.id}/{z}",
+    )
+    figure = Figure(figsize=(2 * SHOWN, 6.6), layout="constrained")
+    axes = figure.subplots(3, SHOWN, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    rows = zip(axes[0], copies.images, copies.masks[organ], strict=False)
+    for number, (axis, image, mask) in enumerate(rows):
+        _outline(axis, image, mask, "#ff5c8a")
+        axis.set_title(f"copy {number}" if number else "labelled support", fontsize=9)
+    spread = np.linspace(0, len(task.query_slices) - 1, SHOWN + 2).round().astype(int)[1:-1]
+    for column, row in enumerate(np.unique(spread)):
+        query, match = task.query_slices[row], method.matches[organ][row]
+        _outline(axes[1, column], episode.query.image[query], masks[row], "#00b4d8")
+        axes[1, column].set_title(f"query slice {query}: answer", fontsize=9)
+        _outline(axes[2, column], match.image, match.mask, "#ff5c8a")
+        axes[2, column].set_title("matched copy", fontsize=9)
+    figure.suptitle(
+        f"{episode.dataset}: {organ}, support scan {episode.support.id}, query scan "
+        f"{episode.query.id}, {len(copies.images)} copies",
+        fontsize=10,
+    )
+    return figure
+
+
+def _outline(axis: Axes, image: np.ndarray, mask: np.ndarray, colour: str) -> None:
+    # row 0 is posterior, so the first row belongs at the bottom
+    axis.imshow(image, cmap="gray", vmin=0, vmax=1, origin="lower")
+    if mask.any():
+        axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
+
+
+def main(overrides: list[str]) -> Path:
+    """Draw the figure of a configuration; returns its path."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("config", overrides=overrides)
+    dataset, protocol = instantiate(config.dataset), instantiate(config.protocol)
+    split = protocol.splits(dataset)[0]
+    support, query = dataset.load(split.support_id), dataset.load(split.query_ids[0])
+    episode = protocol.episode(dataset, split, support, query)
+    figure = draw(instantiate(config.method), episode, next(iter(episode.organs)))
+    image = io.BytesIO()
+    figure.savefig(image, dpi=110, format="png")
+    path = Path(config.results_dir) / "support_set_and_matching.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, image.getvalue())
+    return path
+
+
+if __name__ == "__main__":
+    with command_line():
+        print(main(sys.argv[1:]))
