@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError
 
 from fsmis.errors import UserError
 
@@ -73,7 +73,7 @@ def _for_user(error: Exception) -> str | None:
         return _line(cause)
     if isinstance(error, OverrideParseException):
         return f"{_line(error)}; quote a value with spaces, commas or =, as in \"key='a b'\""
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    if isinstance(error, HydraException | GrammarParseError | InterpolationResolutionError):
         # of a name that is not there, Hydra lists the choices and then where it looked for them
         return _line(str(error).split("Config search path:")[0])
     return None

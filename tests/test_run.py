@@ -210,6 +210,7 @@ def command_here(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
         (["protocol.fold=[0"], "'[0'"),
         (["force=flase"], "force=flase: Value 'flase' is not a valid bool"),
         (["seed=one"], "seed=one: "),
+        (["seed=${nothing}"], "Interpolation key 'nothing' not found"),
         (["worst_figures=-1"], "worst_figures=-1: choose 0 or more"),
         (["figure_slices=0"], "figure_slices=0: choose 1 or more"),
         (["figures=some"], "figures=some: choose one of none, worst, all"),
@@ -223,7 +224,7 @@ def test_bad_settings_are_one_line_and_leave_nothing(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     random = ["segmenter.checkpoint=random", "segmenter.image_size=64"]
-    more = [override.format(tmp=tmp_path) for override in overrides]
+    more = [override.replace("{tmp}", str(tmp_path)) for override in overrides]
     results = tmp_path / "runs"
     assert command_here([*copy_mask(small_root, results, *random), *more], monkeypatch) == 2
     errors = capsys.readouterr().err
