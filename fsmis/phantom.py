@@ -125,21 +125,29 @@ def generate(kind: str, seed: int, scan: int) -> tuple[np.ndarray, np.ndarray, n
         image int16 [Z, H, W], 0 and more, label uint8 [Z, H, W], affine [4, 4] in (x, y, z) order.
     """
     anatomy = ANATOMIES[kind]
-    rng = np.random.default_rng([seed, scan])
-    shape = (anatomy.n_slices, SIZE, SIZE)
-    intensity, label = _paint(anatomy, _patient_coordinates(anatomy, shape, rng), rng)
-
-    texture = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), (0, 3, 3))
-    intensity = intensity * (1 + 0.6 * texture) * np.exp(0.2 * _smooth_field(shape, rng))
-    intensity = gaussian_filter(intensity, (0, 0.8, 0.8))
-    noise = rng.uniform(0.015, 0.035) * rng.standard_normal((2, *shape), dtype=np.float32)
-    magnitude = np.hypot(intensity + noise[0], noise[1])  # Rician, as in magnitude MR images
-
+    magnitude, label = mr_patient(anatomy, SIZE, np.random.default_rng([seed, scan]))
     image = np.round(BRIGHTEST * magnitude).astype(np.int16)
     z, y, x = anatomy.spacing
     affine = np.diag([-x, y, z, 1.0])
     affine[:3, 3] = x * SIZE / 2, -y * SIZE / 2, 0
     return image, label, affine
+
+
+def mr_patient(
+    anatomy: Anatomy, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A patient in magnitude MR: image float32 and label uint8, both [Z, size, size].
+
+    Returns:
+        image of about 0 (air) to 1, and label; row 0 is posterior, column 0 to the patient's right.
+    """
+    shape = (anatomy.n_slices, size, size)
+    intensity, label = paint(anatomy, shape, rng)
+    texture = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), (0, 3, 3))
+    intensity = intensity * (1 + 0.6 * texture) * np.exp(0.2 * _smooth_field(shape, rng))
+    intensity = gaussian_filter(intensity, (0, 0.8, 0.8))
+    noise = rng.uniform(0.015, 0.035) * rng.standard_normal((2, *shape), dtype=np.float32)
+    return np.hypot(intensity + noise[0], noise[1]), label  # Rician, as in magnitude MR images
 
 
 def write_phantom(out: Path | str, kind: str = "abdomen", scans: int = 4, seed: int = 0) -> None:
@@ -186,10 +194,11 @@ def _patient_coordinates(
     ]
 
 
-def _paint(
-    anatomy: Anatomy, coordinates: Sequence[np.ndarray], rng: np.random.Generator
+def paint(
+    anatomy: Anatomy, shape: tuple[int, int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Intensity float32 and label uint8, both [Z, H, W], of one patient's tissues."""
+    """Intensity float32 and label uint8, both of ``shape`` [Z, H, W], of one patient's tissues."""
+    coordinates = _patient_coordinates(anatomy, shape, rng)
     intensity = np.zeros(coordinates[0].shape, np.float32)
     label = np.zeros(coordinates[0].shape, np.uint8)
     within = np.ones(coordinates[0].shape, bool)

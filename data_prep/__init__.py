@@ -1,0 +1,1 @@
+"""From the raw download of a dataset to the scans that ``fsmis.datasets`` reads."""

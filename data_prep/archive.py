@@ -1,0 +1,89 @@
+"""Raw data in a folder or in a zip, unpacked with care."""
+
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from fsmis.errors import UserError
+
+GB = 1e9
+
+
+@contextmanager
+def raw_folder(
+    raw: Path, scratch: Path, wanted: Callable[[PurePosixPath], bool], max_unpacked_gb: float
+) -> Iterator[Path]:
+    """The folder of the raw data; of a zip, the wanted members unpacked until the block ends.
+
+    Args:
+        raw: folder or zip file.
+        scratch: existing folder to unpack to.
+        wanted: whether a member of a zip is needed.
+        max_unpacked_gb: most that the wanted members may take.
+
+    Raises:
+        UserError: nothing is there, or the zip is broken, encrypted, too large or points outside.
+    """
+    if raw.is_dir():
+        yield raw
+    elif raw.is_file():
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=".unpacked-") as folder:
+            _unpack(raw, Path(folder), wanted, max_unpacked_gb)
+            yield Path(folder)
+    else:
+        raise UserError(f"--raw={raw}: no such folder or zip; check the path")
+
+
+def _unpack(
+    path: Path, folder: Path, wanted: Callable[[PurePosixPath], bool], max_unpacked_gb: float
+) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            for member in members:
+                _check_member(path, member)
+            members = [member for member in members if wanted(PurePosixPath(member.filename))]
+            unpacked = sum(member.file_size for member in members)
+            if unpacked > max_unpacked_gb * GB:
+                raise UserError(
+                    f"{path}: unpacks to {unpacked / GB:.1f} GB, more than max_unpacked_gb="
+                    f"{max_unpacked_gb:g}; is it the right archive?"
+                )
+            free = shutil.disk_usage(folder).free
+            if unpacked > free:
+                raise UserError(
+                    f"{path}: unpacks to {unpacked / GB:.1f} GB, but {folder.parent} has "
+                    f"{free / GB:.1f} GB left; free space or choose another --out"
+                )
+            for member in members:
+                # reads no more than the declared size, which was checked above
+                archive.extract(member, folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(
+            f"{path}: not a whole zip file ({error}); download it again, or give the unpacked "
+            "folder"
+        ) from error
+    except (RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"{path}: cannot be unpacked ({error}); unpack it yourself and give the folder"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be unpacked to {folder.parent} ({error.strerror})"
+        ) from error
+
+
+def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
+    """Refuse members that would land outside the folder or are no plain files."""
+    name = PurePosixPath(member.filename.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        raise UserError(
+            f"{path}: member {member.filename!r} points outside the archive; do not use this file"
+        )
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise UserError(f"{path}: member {member.filename!r} is a link; unpack it yourself")

@@ -1,0 +1,185 @@
+"""CHAOS, T2-SPIR: ``python -m data_prep.chaos --raw DIR_OR_ZIP --out DIR``.
+
+DICOM series and PNG labels of ``Train_Sets/MR/<id>/T2SPIR/{DICOM_anon,Ground}``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from data_prep.dicom import read_series
+from data_prep.geometry import outline_contrast
+from data_prep.mr import resampled_to_protocol
+from data_prep.source import PreparedScan, Source
+from fsmis.errors import UserError
+from fsmis.geometry import AxialVolume
+
+SERIES, DICOM, GROUND = "T2SPIR", "DICOM_anon", "Ground"
+
+
+class Chaos(Source):
+    """The MR part of ``CHAOS_Train_Sets.zip``."""
+
+    def __init__(
+        self,
+        grey_values: Mapping[int, Sequence[int]],
+        gap_tolerance: float,
+        outline_margin: float,
+        spacing: Sequence[float],
+        size: int,
+        clip_percentile: float,
+        **common: Any,
+    ) -> None:
+        """
+        Args:
+            grey_values: lowest and highest grey value in the PNG files of each prepared label id.
+            gap_tolerance: see ``read_series``.
+            outline_margin: how many times better than flipped labels have to fit.
+            spacing: see ``resampled_to_protocol``.
+            size: see ``resampled_to_protocol``.
+            clip_percentile: see ``resampled_to_protocol``.
+            common: see ``Source``.
+        """
+        super().__init__(
+            **common,
+            grey_values=grey_values,
+            gap_tolerance=gap_tolerance,
+            outline_margin=outline_margin,
+            spacing=spacing,
+            size=size,
+            clip_percentile=clip_percentile,
+        )
+
+    def wanted(self, member: PurePosixPath) -> bool:
+        return SERIES in member.parts and not member.name.startswith(".")
+
+    def find(self, root: Path) -> dict[str, tuple[Path, ...]]:
+        folders: dict[str, Path] = {}
+        for folder in sorted(root.rglob(SERIES)):
+            name = folder.parent.name
+            if not folder.is_dir() or not name.isdecimal():
+                continue
+            scan_id = str(int(name))
+            if scan_id in folders:
+                raise UserError(
+                    f"{folder}: scan {scan_id} is there twice, also in {folders[scan_id]}; "
+                    "give the folder of the training sets alone"
+                )
+            folders[scan_id] = folder
+        if not folders:
+            raise UserError(
+                f"no Train_Sets/MR/<id>/{SERIES} with {DICOM} and {GROUND} in it; get "
+                "CHAOS_Train_Sets.zip (`make data-chaos`) and give the zip or the unpacked folder"
+            )
+        if not any((folder / GROUND).is_dir() for folder in folders.values()):
+            raise UserError(
+                f"no scan has a folder {GROUND} with labels; this may be CHAOS_Test_Sets, get "
+                "CHAOS_Train_Sets.zip"
+            )
+        return {scan_id: _files(folder) for scan_id, folder in folders.items()}
+
+    def prepare(self, files: Sequence[Path]) -> PreparedScan:
+        grounds = {path.stem: path for path in files if path.parent.name == GROUND}
+        slices = [path for path in files if path.parent.name == DICOM]
+        if not slices or not grounds:
+            present, absent = (GROUND, DICOM) if grounds else (DICOM, GROUND)
+            raise UserError(
+                f"{files[0].parent.parent}: no files in {absent}, only in {present}; download again"
+            )
+        pixels, affine, paths = read_series(slices, self.settings["gap_tolerance"])
+        if pixels.min() == pixels.max():
+            raise UserError(f"{paths[0].parent}: every voxel is {pixels.min():g}; download again")
+        orphans = grounds.keys() - {path.stem for path in paths}
+        if orphans:
+            orphan = grounds[min(orphans)]
+            raise UserError(f"{orphan}: there is no slice {orphan.stem} in {DICOM}; download again")
+        label = np.stack([self._read_ground(path, grounds, pixels.shape[1:]) for path in paths])
+        label, flipped = self._lay_on_tissue(label, pixels, files[0].parent.parent)
+
+        image = AxialVolume.turn(pixels, affine)
+        turned = AxialVolume.turn(label, affine)
+        scan = resampled_to_protocol(
+            image.pixels,
+            turned.pixels,
+            image.affine,
+            spacing=self.settings["spacing"],
+            size=self.settings["size"],
+            clip_percentile=self.settings["clip_percentile"],
+        )
+        return replace(scan, notes={"label_rows_flipped": flipped})
+
+    def _read_ground(
+        self, slice_path: Path, grounds: Mapping[str, Path], shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """Label ids uint8 [H, W] of the PNG that belongs to a slice."""
+        path = grounds.get(slice_path.stem)
+        if path is None:
+            raise UserError(
+                f"{slice_path}: no {slice_path.stem}.png in {GROUND}; download the labels again"
+            )
+        try:
+            with Image.open(path) as png:
+                mode, grey = png.mode, np.asarray(png)
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise UserError(f"{path}: not a whole PNG file; download it again") from error
+        if mode != "L" or grey.shape != shape:
+            raise UserError(
+                f"{path}: {grey.shape} pixels of mode {mode}, its slice has {shape}; expected "
+                "8-bit grey values of the same size, download it again"
+            )
+        ranges: dict[str, list[int]] = self.settings["grey_values"]
+        label = np.zeros(grey.shape, np.uint8)
+        for value, (low, high) in ranges.items():
+            label[(grey >= low) & (grey <= high)] = int(value)
+        unknown = grey[(grey > 0) & (label == 0)]
+        if unknown.size:
+            known = ", ".join(f"{low}-{high}" for low, high in ranges.values())
+            raise UserError(
+                f"{path}: grey value {unknown[0]} belongs to no organ (0, {known}); the file was "
+                "edited or is of another dataset, download it again"
+            )
+        return label
+
+    def _lay_on_tissue(
+        self, label: np.ndarray, pixels: np.ndarray, folder: Path
+    ) -> tuple[np.ndarray, bool]:
+        """Labels [Z, H, W] on the raster of the image, and whether their rows had to be flipped.
+
+        PNG files say nothing of orientation, and those of CHAOS are described as flipped along the
+        rows; so the image decides: outlines of the right label lie on its edges.
+        """
+        if not label.any():
+            raise UserError(f"{folder / GROUND}: all PNG files are empty; download them again")
+        margin = self.settings["outline_margin"]
+        clipped = np.minimum(pixels, np.percentile(pixels, self.settings["clip_percentile"]))
+        candidates = [(label, False), (np.flip(label, axis=1), True)]
+        fits = [outline_contrast(clipped, candidate) for candidate, _ in candidates]
+        best = int(np.argmax(fits))
+        if fits[best] < margin * max(1, fits[1 - best]):
+            raise UserError(
+                f"{folder}: the labels lie on no organ, neither as stored (outline contrast "
+                f"{fits[0]:.2f}) nor with rows flipped ({fits[1]:.2f}); image and labels may be of "
+                "different scans"
+            )
+        return candidates[best]
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    """All files of a scan, without what macOS and Windows leave behind."""
+    kinds = {DICOM: ".dcm", GROUND: ".png"}
+    return tuple(
+        path
+        for name, suffix in kinds.items()
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() == suffix and not path.name.startswith(".")
+    )
+
+
+if __name__ == "__main__":
+    from data_prep.cli import main
+
+    main("chaos")

@@ -1,0 +1,84 @@
+"""MS-CMRSeg 2019, bSSFP: ``python -m data_prep.cmr --raw DIR_OR_ZIP --out DIR``.
+
+``patient<N>_C0.nii.gz`` and ``patient<N>_C0_manual.nii.gz``, at any depth.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from data_prep.mr import resampled_to_protocol
+from data_prep.nifti_pairs import find_pairs, read_pair, refuse_unknown
+from data_prep.source import PreparedScan, Source
+from fsmis.errors import UserError
+
+IMAGE = re.compile(r"patient(\d+)_C0\.nii(?:\.gz)?")
+LABEL = re.compile(r"patient(\d+)_C0_manual\.nii(?:\.gz)?")
+
+
+class Cmr(Source):
+    """The bSSFP scans of the challenge; its other sequences are passed over."""
+
+    def __init__(
+        self,
+        label_values: Mapping[int, int],
+        geometry_mm: float,
+        spacing: Sequence[float],
+        size: int,
+        clip_percentile: float,
+        **common: Any,
+    ) -> None:
+        """
+        Args:
+            label_values: prepared label id of each raw value.
+            geometry_mm: see ``read_pair``.
+            spacing: see ``resampled_to_protocol``.
+            size: see ``resampled_to_protocol``.
+            clip_percentile: see ``resampled_to_protocol``.
+            common: see ``Source``.
+        """
+        super().__init__(
+            **common,
+            label_values=label_values,
+            geometry_mm=geometry_mm,
+            spacing=spacing,
+            size=size,
+            clip_percentile=clip_percentile,
+        )
+
+    def wanted(self, member: PurePosixPath) -> bool:
+        return bool(IMAGE.fullmatch(member.name) or LABEL.fullmatch(member.name))
+
+    def find(self, root: Path) -> dict[str, tuple[Path, ...]]:
+        pairs = find_pairs(root, IMAGE, LABEL)
+        if not pairs:
+            raise UserError(
+                "no patient<N>_C0.nii.gz with patient<N>_C0_manual.nii.gz in it; get the bSSFP "
+                "(C0) scans of MS-CMRSeg 2019"
+            )
+        return {scan_id: tuple(files) for scan_id, files in pairs.items()}
+
+    def prepare(self, files: Sequence[Path]) -> PreparedScan:
+        image, raw_label, affine = read_pair(files, LABEL, self.settings["geometry_mm"])
+        values = {int(raw): value for raw, value in self.settings["label_values"].items()}
+        refuse_unknown(files[1], raw_label, list(values))
+        label = np.zeros(raw_label.shape, np.uint8)
+        for raw, value in values.items():
+            label[raw_label == raw] = value
+        return resampled_to_protocol(
+            image,
+            label,
+            affine,
+            spacing=self.settings["spacing"],
+            size=self.settings["size"],
+            clip_percentile=self.settings["clip_percentile"],
+        )
+
+
+if __name__ == "__main__":
+    from data_prep.cli import main
+
+    main("cmr")

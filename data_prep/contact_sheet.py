@@ -1,0 +1,45 @@
+"""All scans at a glance: does every label lie on its organ?"""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from fsmis.atomic import write_atomic
+from fsmis.nifti import read_volume
+
+COLUMNS = 7  # scans in a row
+INCHES = 2.0  # side of a scan
+
+
+def draw_contact_sheet(path: Path, folder: Path, scan_ids: Sequence[str]) -> None:
+    """Draw the slice with most label pixels of every scan, each label outlined in its own colour.
+
+    Rows are drawn upwards, so that patients lie as radiologists see them.
+
+    Args:
+        path: ``.png``.
+        folder: of the prepared scans.
+        scan_ids: scans to draw, in order.
+    """
+    rows = math.ceil(len(scan_ids) / COLUMNS)
+    figure = Figure(figsize=(INCHES * COLUMNS, (INCHES + 0.25) * rows), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, scan_id in zip(axes, scan_ids, strict=False):
+        image, _, _ = read_volume(folder / f"image_{scan_id}.nii.gz")
+        label, _, _ = read_volume(folder / f"label_{scan_id}.nii.gz")
+        z = int(np.argmax((label > 0).sum(axis=(1, 2))))
+        axis.imshow(image[z], cmap="gray", origin="lower")
+        for value in np.unique(label[z])[1:]:
+            colour = colormaps["tab20"](int(value) % 20)
+            axis.contour(label[z] == value, levels=[0.5], colors=[colour], linewidths=0.8)
+        axis.set_title(f"{scan_id}, slice {z}", fontsize=7)
+    sheet = io.BytesIO()
+    figure.savefig(sheet, dpi=110, format="png")
+    write_atomic(path, sheet.getvalue())

@@ -1,0 +1,111 @@
+"""A DICOM series as one volume, its slices sorted by position."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from fsmis.errors import UserError
+
+POSITION, ORIENTATION = "0020|0032", "0020|0037"  # image position and orientation (patient)
+SAME_MM = 0.01  # positions, sizes and cosines that differ by less are equal
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+
+
+def read_series(
+    paths: Sequence[Path], gap_tolerance: float
+) -> tuple[np.ndarray, np.ndarray, list[Path]]:
+    """Read the slices of one series.
+
+    Args:
+        paths: its files, in any order.
+        gap_tolerance: largest deviation of a distance between slices from their median, relative.
+
+    Returns:
+        pixels float32 [Z, H, W] in grey values of the modality, affine float64 [4, 4] (x, y, z; mm,
+        RAS as in NIfTI), and the file of each slice.
+
+    Raises:
+        UserError: a file is no DICOM slice, slices do not form one regular volume, or one is
+            missing or doubled.
+    """
+    if len(paths) < 2:
+        raise UserError(f"{paths[0].parent}: one slice is no volume; copy the whole series")
+    images = [_read_slice(path) for path in paths]
+    first = images[0]
+    for path, image in zip(paths, images, strict=True):
+        if _plane(image) != _plane(first):
+            raise UserError(
+                f"{path}: {_plane(image)}, but {paths[0].name} {_plane(first)}; "
+                "two series are mixed (a localizer?), keep one"
+            )
+    direction = np.array(first.GetDirection()).reshape(3, 3)
+    positions = np.array([image.GetOrigin() for image in images])
+    along = positions @ direction[:, 2]
+    order = np.argsort(along, kind="stable")
+    sorted_paths = [paths[i] for i in order]
+    _check_gaps(sorted_paths, along[order], gap_tolerance)
+
+    pixels = np.concatenate([sitk.GetArrayFromImage(images[i]) for i in order])
+    step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
+    affine = np.eye(4)
+    affine[:3, :2] = LPS_TO_RAS @ direction[:, :2] * first.GetSpacing()[:2]
+    affine[:3, 2] = LPS_TO_RAS @ step
+    affine[:3, 3] = LPS_TO_RAS @ positions[order[0]]
+    return pixels.astype(np.float32), affine, sorted_paths
+
+
+def _read_slice(path: Path) -> sitk.Image:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        size = path.stat().st_size
+        raise UserError(
+            f"{path}: not a readable DICOM file ({size} bytes); copy or download it again"
+        ) from error
+    missing = [key for key in (POSITION, ORIENTATION) if not image.HasMetaDataKey(key)]
+    if missing:
+        raise UserError(
+            f"{path}: no position or orientation in the DICOM header ({missing[0]}), so the slices "
+            "cannot be put in order; export the series again"
+        )
+    if (
+        image.GetDimension() != 3
+        or image.GetSize()[2] != 1
+        or image.GetNumberOfComponentsPerPixel() > 1
+    ):
+        raise UserError(f"{path}: not one grey slice; keep the classic single-frame series alone")
+    return image
+
+
+def _plane(image: sitk.Image) -> str:
+    """Size, pixel size and orientation of a slice, for comparison and for the user."""
+    columns, rows, _ = image.GetSize()
+    x, y, _ = image.GetSpacing()
+    row_x, row_y, row_z = np.round(image.GetDirection()[::3], 3) + 0.0
+    col_x, col_y, col_z = np.round(image.GetDirection()[1::3], 3) + 0.0
+    return (
+        f"has {rows} x {columns} pixels of {y:.3f} x {x:.3f} mm along "
+        f"({row_x:g}, {row_y:g}, {row_z:g}) and ({col_x:g}, {col_y:g}, {col_z:g})"
+    )
+
+
+def _check_gaps(paths: Sequence[Path], along: np.ndarray, tolerance: float) -> None:
+    """Refuse doubled and missing slices; ``along`` is ascending, in mm."""
+    gaps = np.diff(along)
+    for i in np.flatnonzero(gaps < SAME_MM).tolist():
+        raise UserError(
+            f"{paths[i + 1]}: lies at the same position as {paths[i].name} ({along[i]:.2f} mm); "
+            "two series are mixed (in phase and out of phase?) or a file is there twice, keep one"
+        )
+    usual = float(np.median(gaps))
+    for i in np.flatnonzero(np.abs(gaps - usual) > tolerance * usual).tolist():
+        raise UserError(
+            f"{paths[i].parent}: {gaps[i]:.2f} mm between {paths[i].name} and "
+            f"{paths[i + 1].name}, {usual:.2f} mm elsewhere; a slice is missing, copy the whole "
+            "series again"
+        )

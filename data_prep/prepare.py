@@ -1,0 +1,212 @@
+"""Prepare all scans of a raw dataset: in parallel, each whole or not at all, done ones kept."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from nibabel.affines import voxel_sizes
+
+from data_prep.archive import raw_folder
+from data_prep.contact_sheet import draw_contact_sheet
+from data_prep.manifest import Manifest, sha256
+from data_prep.source import Source
+from fsmis.datasets import FILE_NAME
+from fsmis.errors import UserError
+from fsmis.nifti import write_mask, write_volume
+
+
+@dataclass
+class Outcome:
+    """What became of the scans.
+
+    Attributes:
+        total: number of published scans in the raw data.
+        prepared: ids of the scans that were made now.
+        kept: ids of those that were there, from the same files with the same settings.
+        failed: reason by scan id.
+        absent: published scans that the raw data lacks.
+    """
+
+    total: int
+    absent: list[str]
+    prepared: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One scan to prepare.
+
+    Attributes:
+        source: the dataset.
+        scan_id: of the scan.
+        files: its raw files.
+        root: folder that their names in the manifest start from.
+        out: folder to write to.
+        before: its entry in the manifest of an earlier call with the same settings.
+    """
+
+    source: Source
+    scan_id: str
+    files: Sequence[Path]
+    root: Path
+    out: Path
+    before: dict[str, Any] | None
+
+
+def prepare(
+    source: Source,
+    raw: Path,
+    out: Path,
+    workers: int,
+    advance: Callable[[str, Outcome], None],
+) -> Outcome:
+    """Prepare the published scans found in ``raw``; a scan that fails does not stop the others.
+
+    Writes ``image_<id>.nii.gz``, ``label_<id>.nii.gz``, ``manifest.json`` and
+    ``contact_sheet.png`` to ``out``.
+
+    Args:
+        source: the dataset.
+        raw: its folder or zip.
+        out: folder of the prepared scans.
+        workers: processes; 1 works in this one.
+        advance: called after each scan with its id.
+
+    Raises:
+        UserError: ``raw`` holds no scan, or ``out`` is not for it.
+    """
+    if workers < 1:
+        raise UserError(f"--workers={workers}: choose 1 or more")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out={out}: cannot be made ({error.strerror}); choose another"
+        ) from error
+    before, manifest = _manifests(source, out)
+    with raw_folder(raw, out, source.wanted, source.max_unpacked_gb) as root:
+        try:
+            found = source.find(root)
+        except UserError as error:
+            raise UserError(f"--raw={raw}: {error}") from error
+        scans = {scan_id: found[scan_id] for scan_id in source.scan_ids if scan_id in found}
+        if not scans:
+            raise UserError(
+                f"--raw={raw}: scans {', '.join(found)} are none of {source.dataset} with labels"
+            )
+        _refuse_foreign(out, scans.keys() | manifest.scans.keys())
+        tasks = [
+            Task(source, scan_id, files, root, out, before.get(scan_id))
+            for scan_id, files in scans.items()
+        ]
+        outcome = Outcome(len(tasks), [i for i in source.scan_ids if i not in found])
+        for scan_id, result in _results(tasks, workers):
+            if isinstance(result, UserError):
+                outcome.failed[scan_id] = str(result)
+            elif result == before.get(scan_id):
+                outcome.kept.append(scan_id)
+            else:
+                outcome.prepared.append(scan_id)
+                manifest.add(scan_id, result)
+            advance(scan_id, outcome)
+    if manifest.scans:
+        draw_contact_sheet(out / "contact_sheet.png", out, list(manifest.scans))
+    return outcome
+
+
+def prepare_scan(task: Task) -> dict[str, Any]:
+    """Prepare one scan, unless it is there already from the same files; its manifest entry.
+
+    Raises:
+        UserError: see ``Source.prepare``; or it cannot be written, then nothing of it stays.
+    """
+    # the processes share the work, so ITK's own threads would only get in each other's way
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    raw = {path.relative_to(task.root).as_posix(): sha256(path) for path in task.files}
+    image_path, label_path = (
+        task.out / f"{kind}_{task.scan_id}.nii.gz" for kind in ("image", "label")
+    )
+    if task.before is not None and task.before["source"] == raw:
+        paths = [task.out / name for name in task.before["files"]]
+        if task.before["files"] == {path.name: sha256(path) for path in paths if path.is_file()}:
+            return task.before
+    scan = task.source.prepare(task.files)
+    try:
+        write_volume(image_path, scan.image, scan.affine)
+        write_mask(label_path, scan.label, scan.affine)
+    except UserError:
+        image_path.unlink(missing_ok=True)
+        label_path.unlink(missing_ok=True)
+        raise
+    values, voxels = np.unique(scan.label, return_counts=True)
+    return {
+        "source": raw,
+        "files": {path.name: sha256(path) for path in (image_path, label_path)},
+        "spacing": [round(float(mm), 4) for mm in voxel_sizes(scan.affine)[::-1]],
+        "size": list(scan.image.shape),
+        "voxels": {str(value): int(n) for value, n in zip(values, voxels, strict=True) if value},
+        **scan.notes,
+    }
+
+
+def _results(
+    tasks: Sequence[Task], workers: int
+) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
+    """Manifest entry or error of each scan, as they are done."""
+    if workers == 1:
+        for task in tasks:
+            try:
+                yield task.scan_id, prepare_scan(task)
+            except UserError as error:
+                yield task.scan_id, error
+        return
+    # spawned: a forked process may wait for ever for the threads that ITK had in its parent
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
+        futures = {pool.submit(prepare_scan, task): task.scan_id for task in tasks}
+        try:
+            for future in as_completed(futures):
+                try:
+                    yield futures[future], future.result()
+                except UserError as error:
+                    yield futures[future], error
+                except BrokenProcessPool:
+                    reason = "its process was killed, out of memory? choose fewer --workers"
+                    yield futures[future], UserError(reason)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _manifests(source: Source, out: Path) -> tuple[dict[str, Any], Manifest]:
+    """Earlier entries that may be kept, and the manifest to write.
+
+    Raises:
+        UserError: the folder belongs to another dataset.
+    """
+    manifest = Manifest.read(out)
+    if manifest is None:
+        return {}, Manifest(out, source.dataset, source.settings, {})
+    if manifest.dataset != source.dataset:
+        raise UserError(
+            f"--out={out}: holds {manifest.dataset}, not {source.dataset}; choose another folder"
+        )
+    if manifest.settings != source.settings:
+        return {}, Manifest(out, source.dataset, source.settings, {})
+    return dict(manifest.scans), manifest
+
+
+def _refuse_foreign(out: Path, scan_ids: set[str]) -> None:
+    """Refuse to mix with prepared scans that come from somewhere else."""
+    for path in sorted(out.iterdir()):
+        match = FILE_NAME.fullmatch(path.name)
+        if match and match[2] not in scan_ids:
+            raise UserError(f"{path}: not of this dataset; choose an empty folder for --out")

@@ -1,0 +1,111 @@
+"""Synapse multi-atlas abdomen CT: ``python -m data_prep.synapse --raw DIR_OR_ZIP --out DIR``.
+
+``img/img0001.nii.gz`` and ``label/label0001.nii.gz`` of ``RawData/Training``, at any depth.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import io_orientation
+
+from data_prep.geometry import resample, resample_label, rescaled, shifted
+from data_prep.nifti_pairs import find_pairs, read_pair, refuse_unknown
+from data_prep.source import PreparedScan, Source
+from fsmis.errors import UserError
+
+IMAGE = re.compile(r"img(\d{4})\.nii(?:\.gz)?")
+LABEL = re.compile(r"label(\d{4})\.nii(?:\.gz)?")
+RIGHT_FILE = "get Abdomen/RawData/RawData.zip (syn3193805): RegData and averaged-* have no kidneys"
+
+
+class Synapse(Source):
+    """The training scans of ``Abdomen/RawData/RawData.zip``."""
+
+    def __init__(
+        self,
+        label_ids: Sequence[int],
+        kidney_ids: Sequence[int],
+        window: Sequence[float],
+        air_hu: float,
+        margin: float,
+        size: int,
+        geometry_mm: float,
+        **common: Any,
+    ) -> None:
+        """
+        Args:
+            label_ids: raw label ids, which are the prepared ones too.
+            kidney_ids: one of these has to be in every scan.
+            window: Hounsfield units that become 0 and 255.
+            air_hu: a volume whose darkest voxel is brighter is refused.
+            margin: share of rows and columns that is cut off at each side.
+            size: rows and columns after resampling.
+            geometry_mm: see ``read_pair``.
+            common: see ``Source``.
+        """
+        super().__init__(
+            **common,
+            label_ids=label_ids,
+            kidney_ids=kidney_ids,
+            window=window,
+            air_hu=air_hu,
+            margin=margin,
+            size=size,
+            geometry_mm=geometry_mm,
+        )
+
+    def wanted(self, member: PurePosixPath) -> bool:
+        return bool(IMAGE.fullmatch(member.name) or LABEL.fullmatch(member.name))
+
+    def find(self, root: Path) -> dict[str, tuple[Path, ...]]:
+        pairs = find_pairs(root, IMAGE, LABEL)
+        if not pairs:
+            raise UserError(f"no img/img0001.nii.gz and label/label0001.nii.gz in it; {RIGHT_FILE}")
+        return {scan_id: tuple(files) for scan_id, files in pairs.items()}
+
+    def prepare(self, files: Sequence[Path]) -> PreparedScan:
+        image, label, affine = read_pair(files, LABEL, self.settings["geometry_mm"])
+        self._check(files, image, label, affine)
+        low, high = self.settings["window"]
+        image = (np.clip(image, low, high) - low) / (high - low) * 255
+        rows, columns = (int(n * self.settings["margin"]) for n in image.shape[1:])
+        cut = np.s_[:, rows : image.shape[1] - rows, columns : image.shape[2] - columns]
+        image, label, affine = image[cut], label[cut], shifted(affine, rows, columns)
+
+        size = self.settings["size"]
+        old = voxel_sizes(affine)[::-1]
+        new = old * [1, image.shape[1] / size, image.shape[2] / size]
+        shape = (len(image), size, size)
+        return PreparedScan(
+            resample(image, old, new, shape, outside=0),
+            resample_label(label, old, new, shape),
+            rescaled(affine, old, new),
+        )
+
+    def _check(
+        self, files: Sequence[Path], image: np.ndarray, label: np.ndarray, affine: np.ndarray
+    ) -> None:
+        """Refuse what is not the raw CT."""
+        image_path, label_path = files
+        if io_orientation(affine)[2, 0] != 2:
+            raise UserError(f"{image_path}: its slices are not axial; use the file as downloaded")
+        _, high = self.settings["window"]
+        if image.min() > self.settings["air_hu"] or image.max() < high:
+            raise UserError(
+                f"{image_path}: values from {image.min():g} to {image.max():g} are not the "
+                "Hounsfield units of a raw CT (windowed before, or without its rescale intercept); "
+                "use the file as downloaded"
+            )
+        refuse_unknown(label_path, label, self.settings["label_ids"])
+        if not np.isin(label, self.settings["kidney_ids"]).any():
+            raise UserError(f"{label_path}: no kidney is labelled; {RIGHT_FILE}")
+
+
+if __name__ == "__main__":
+    from data_prep.cli import main
+
+    main("synapse")
