@@ -1,14 +1,16 @@
 # Every target sets up its own environment in .venv on first use.
 PYTHON ?= python3  # 3.11 or newer
-DATA ?= data/chaos_mri  # prepared CHAOS T2 scans
-RESULTS ?= results/runs  # where runs go
-OVERRIDES ?=  # more Hydra overrides, e.g. OVERRIDES="segmenter=sam2.1_tiny device=cuda"
+DATA ?=  # folder of prepared scans (default: data/<dataset>), or phantom for generated ones
+RAW ?=  # raw download, folder or zip, to prepare into DATA first
+RESULTS ?= results/$(if $(PHANTOM),demo/)runs  # where runs go
+ARGS ?=  # more Hydra overrides, e.g. ARGS="segmenter=sam2.1_tiny device=cuda"
 
 PY := .venv/bin/python
-RUN := $(PY) -m fsmis.run results_dir=$(strip $(RESULTS)) $(OVERRIDES)
+PHANTOM := $(filter phantom,$(DATA))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench doctor reproduce-chaos
+.PHONY: help setup demo test lint format bench doctor \
+    data-chaos data-synapse data-cmr reproduce-chaos reproduce-synapse reproduce-cmr reproduce-all
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 18
@@ -21,8 +23,10 @@ setup: .venv/installed  ## install everything into .venv
 	touch $@
 
 demo: setup  ## run the pipeline on generated scans: table and pictures in results/demo, no download
-	$(PY) -m fsmis.phantom --out results/demo/scans
-	$(PY) -m fsmis.run -m dataset=phantom dataset.root=results/demo/scans results_dir=results/demo/runs \
+	$(PY) -m data_prep.phantom --dataset chaos --out results/demo/raw
+	$(PY) -m data_prep.chaos --raw results/demo/raw --out results/demo/prepared
+	$(PY) -m data_prep.verify results/demo/prepared --subset
+	$(PY) -m fsmis.run -m dataset=phantom dataset.root=results/demo/prepared results_dir=results/demo/runs \
 	    method=copy_mask,augment_match_prompt figures=all
 	$(PY) -m fsmis.report results/demo/runs --out results/demo
 
@@ -44,7 +48,39 @@ bench: setup  ## measure speed against the reference path, side by side
 doctor: setup  ## check versions, weights and devices
 	$(PY) -m fsmis.doctor
 
-reproduce-chaos: setup  ## all folds of CHAOS-MRI, the method beside its floors: DATA=folder
-	$(RUN) -m dataset=chaos_mri dataset.root=$(strip $(DATA)) \
-	    method=copy_mask,registration,augment_match_prompt
-	$(PY) -m fsmis.report $(strip $(RESULTS))/chaos_mri
+data-chaos: setup  ## download the CHAOS training sets to data/raw and prepare them
+	$(PY) -m data_prep.download --out data/raw
+	$(PY) -m data_prep.chaos --raw data/raw/CHAOS_Train_Sets.zip --out data/chaos_mri
+
+data-synapse:  ## how to get Synapse-CT (it needs a login)
+	@echo '1. Register at https://www.synapse.org and join the challenge, Synapse:syn3193805.'
+	@echo '2. Download Abdomen/RawData/RawData.zip (not RegData, not averaged-*: they have no kidneys).'
+	@echo '3. make reproduce-synapse RAW=path/to/RawData.zip prepares it into data/synapse_ct and runs it.'
+
+data-cmr:  ## how to get the cardiac scans (they need a login)
+	@echo '1. Register at https://zmiclab.github.io/zxh/0/mscmrseg19 (MS-CMRSeg 2019).'
+	@echo '2. Download the images and labels of patients 1-35; bSSFP is patient<N>_C0[_manual].nii.gz.'
+	@echo '3. make reproduce-cmr RAW=path/to/folder-or-zip prepares them into data/cmr and runs them.'
+
+# $(call reproduce,module of data_prep,dataset)
+define reproduce
+	$(if $(PHANTOM),$(PY) -m data_prep.phantom --dataset $(1) --size 128 --out $(call raw,$(2)))
+	$(if $(call raw,$(2)),$(PY) -m data_prep.$(1) --raw "$(call raw,$(2))" --out $(call root,$(2)))
+	$(PY) -m data_prep.verify $(call root,$(2)) --dataset $(2) $(if $(PHANTOM),--subset)
+	$(PY) -m fsmis.run -m dataset=$(2) dataset.root=$(call root,$(2)) results_dir=$(strip $(RESULTS)) \
+	    $(if $(PHANTOM),dataset.fold_starts=2) method=copy_mask,registration,augment_match_prompt $(ARGS)
+	$(PY) -m fsmis.report $(strip $(RESULTS))/$(2)
+endef
+raw = $(if $(PHANTOM),results/demo/$(1)/raw,$(strip $(RAW)))
+root = $(if $(PHANTOM),results/demo/$(1)/prepared,$(or $(strip $(DATA)),data/$(1)))
+
+reproduce-chaos: setup  ## all folds of CHAOS-MRI, the method beside its floors: DATA=, RAW=, ARGS=
+	$(call reproduce,chaos,chaos_mri)
+
+reproduce-synapse: setup  ## the same for Synapse-CT
+	$(call reproduce,synapse,synapse_ct)
+
+reproduce-cmr: setup  ## the same for CMR
+	$(call reproduce,cmr,cmr)
+
+reproduce-all: reproduce-chaos reproduce-synapse reproduce-cmr  ## all three, from data/

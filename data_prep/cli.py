@@ -8,15 +8,12 @@ from pathlib import Path
 
 import hydra.utils
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_prep.prepare import Outcome, prepare
 from data_prep.source import Source
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line
-
-console = Console(soft_wrap=True, highlight=False, markup=False)
-errors = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
+from fsmis.display import console, errors
 
 
 def load_source(name: str) -> Source:

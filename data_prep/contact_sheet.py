@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from fsmis.atomic import write_atomic
 from fsmis.nifti import read_volume
 
-COLUMNS = 7  # scans in a row
+COLUMNS = 7  # most scans in a row
 INCHES = 2.0  # side of a scan
 
 
@@ -26,9 +26,10 @@ def draw_contact_sheet(path: Path, folder: Path, scan_ids: Sequence[str]) -> Non
         folder: of the prepared scans.
         scan_ids: scans to draw, in order.
     """
-    rows = math.ceil(len(scan_ids) / COLUMNS)
-    figure = Figure(figsize=(INCHES * COLUMNS, (INCHES + 0.25) * rows), layout="constrained")
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    columns = min(COLUMNS, len(scan_ids))
+    rows = math.ceil(len(scan_ids) / columns)
+    figure = Figure(figsize=(INCHES * columns, (INCHES + 0.25) * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
     for axis, scan_id in zip(axes, scan_ids, strict=False):
