@@ -36,7 +36,7 @@ NOTES = [
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables, write them as CSV."""
     parser = argparse.ArgumentParser(prog="python -m fsmis.bench", description=__doc__)
-    segmenters = sorted(path.stem for path in (CONF_DIR / "segmenter").glob("*.yaml"))
+    segmenters = sorted(path.stem for path in (CONF_DIR / "segmenter").glob("sam2*.yaml"))
     whole, pixels = _at_least(1), _at_least(BACKBONES["alex"].min_size)
     parser.add_argument("--segmenter", choices=segmenters, default="sam2.1_tiny")
     parser.add_argument("--image-size", type=whole, default=256, help="pixels SAM2 sees")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
@@ -32,7 +32,8 @@ def build(name: str, image_size: int, seed: int) -> tuple[Sam2, nn.Module]:
         image_size: side in pixels both networks see.
         seed: of the weights.
     """
-    config = OmegaConf.load(CONF_DIR / "segmenter" / f"{name}.yaml")
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("config", overrides=[f"segmenter={name}"]).segmenter
     ours = instantiate(
         config,
         checkpoint="random",
