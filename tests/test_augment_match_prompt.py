@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from fsmis.bench.two_frame import make_responsive
 from fsmis.datasets import Scan
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
 from fsmis.protocol import Episode, OrganTask
-from tests.test_sam2 import enliven
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -22,7 +23,7 @@ def build(*overrides: str) -> AugmentMatchPrompt:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[*small, "device=cpu", *overrides])
     method = instantiate(config.method)
-    enliven(method.segmenter.model, seed=3)
+    make_responsive(method.segmenter.model, seed=3)
     return method
 
 
@@ -107,3 +108,8 @@ def test_more_memories_change_the_answer(episode):
         (a != b).any()
         for a, b in zip(one.segment(episode).values(), three.segment(episode).values(), strict=True)
     )
+
+
+def test_more_memories_than_copies_are_refused():
+    with pytest.raises(InstantiationException, match=r"method\.memories=7: must be 1 to 6"):
+        build("method.memories=7")

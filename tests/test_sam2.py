@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from fsmis.bench.two_frame import make_responsive
 from fsmis.errors import UserError
 from fsmis.prompting import Prompts, segment_prompted
 from fsmis.segmenters.sam2 import Features, Sam2, build_sam2
@@ -34,19 +35,6 @@ def build(name: str, **changes: object) -> Sam2:
     config = OmegaConf.to_container(segmenter_config(name, **changes), resolve=True)
     assert config.pop("_target_") == "fsmis.segmenters.sam2.Sam2"
     return Sam2(**config)
-
-
-def enliven(model: torch.nn.Module, seed: int) -> None:
-    """Make random weights answer: with the initial ones every logit is "no object"."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            noise = torch.randn(value.shape, generator=generator)
-            if value.ndim == 1 or "pos" in name or "embed" in name:
-                value += 0.1 * noise
-            if "cross_attn" in name or "output_hypernetworks" in name:
-                value *= 2
-        model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(5.0)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +77,7 @@ def public_logits(predictor, folder: Path, support, query, masks) -> np.ndarray:
 def test_logits_equal_the_public_predictor(name, frames, tmp_path):
     supports, queries, masks = frames
     segmenter = build(name, checkpoint="random", image_size=SIZE)
-    enliven(segmenter.model, seed=1)
+    make_responsive(segmenter.model, seed=1)
     public = build_sam2(
         segmenter_config(name).architecture,
         {
@@ -132,7 +120,7 @@ def test_logits_equal_the_public_predictor(name, frames, tmp_path):
 
 def test_a_mask_of_one_pixel_still_prompts():
     segmenter = build("sam2_mini", checkpoint="random", image_size=64)
-    enliven(segmenter.model, seed=1)
+    make_responsive(segmenter.model, seed=1)
     features = segmenter.encode(np.random.default_rng(0).random((1, 256, 256), dtype=np.float32))
     dot, other, none = np.zeros((3, 1, 256, 256), bool)
     dot[0, 30, 40] = other[0, 200, 200] = True
@@ -144,7 +132,7 @@ def test_a_mask_of_one_pixel_still_prompts():
 def test_batching_does_not_change_logits(frames):
     supports, queries, masks = frames
     segmenter = build("sam2_mini", checkpoint="random", image_size=64)
-    enliven(segmenter.model, seed=2)
+    make_responsive(segmenter.model, seed=2)
     prompts = Prompts(
         np.zeros(4, int), masks, np.array([0, 1, 2, 0]), np.array([[0], [1], [2], [3]])
     )

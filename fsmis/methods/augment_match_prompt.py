@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from fsmis.errors import UserError
 from fsmis.flip import mirror, with_flip
 from fsmis.largest_component import largest_component
 from fsmis.matchers.base import Matcher
@@ -52,6 +53,9 @@ class AugmentMatchPrompt(Method):
         flip: average the logits with those of the mirrored slices and copies.
         volume_pass: second pass through the query volume.
         largest_component: keep the largest connected part of each organ.
+
+    Raises:
+        UserError: more memories than copies.
     """
 
     def __init__(
@@ -64,6 +68,12 @@ class AugmentMatchPrompt(Method):
         volume_pass: VolumePass,
         largest_component: bool,
     ):
+        fewest = support_set.size(n_query=1)
+        if not 1 <= memories <= fewest:
+            raise UserError(
+                f"method.memories={memories}: must be 1 to {fewest}, the copies in a support set; "
+                "raise support_set.count for more"
+            )
         self.support_set = support_set
         self.matcher = matcher
         self.segmenter = segmenter
