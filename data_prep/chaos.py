@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_prep.dicom import read_series
-from data_prep.geometry import outline_contrast
+from data_prep.geometry import in_plane_gradient, outline_contrast
 from data_prep.mr import resampled_to_protocol
 from data_prep.source import PreparedScan, Source
 from fsmis.errors import UserError
@@ -155,9 +155,10 @@ class Chaos(Source):
         if not label.any():
             raise UserError(f"{folder / GROUND}: all PNG files are empty; download them again")
         margin = self.settings["outline_margin"]
-        clipped = np.minimum(pixels, np.percentile(pixels, self.settings["clip_percentile"]))
+        ceiling = np.percentile(pixels, self.settings["clip_percentile"])
+        gradient = in_plane_gradient(np.minimum(pixels, ceiling))
         candidates = [(label, False), (np.flip(label, axis=1), True)]
-        fits = [outline_contrast(clipped, candidate) for candidate, _ in candidates]
+        fits = [outline_contrast(gradient, candidate) for candidate, _ in candidates]
         best = int(np.argmax(fits))
         if fits[best] < margin * max(1, fits[1 - best]):
             raise UserError(

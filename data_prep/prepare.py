@@ -111,7 +111,7 @@ def prepare(
         for scan_id, result in _results(tasks, workers):
             if isinstance(result, UserError):
                 outcome.failed[scan_id] = str(result)
-            elif result == before.get(scan_id):
+            elif result is None:
                 outcome.kept.append(scan_id)
             else:
                 outcome.prepared.append(scan_id)
@@ -122,8 +122,8 @@ def prepare(
     return outcome
 
 
-def prepare_scan(task: Task) -> dict[str, Any]:
-    """Prepare one scan, unless it is there already from the same files; its manifest entry.
+def prepare_scan(task: Task) -> dict[str, Any] | None:
+    """Prepare one scan; its manifest entry, or None where it is there from the same files already.
 
     Raises:
         UserError: see ``Source.prepare``; or it cannot be written, then nothing of it stays.
@@ -138,7 +138,7 @@ def prepare_scan(task: Task) -> dict[str, Any]:
     if task.before is not None and task.before["source"] == raw:
         paths = [task.out / name for name in task.before["files"]]
         if task.before["files"] == {path.name: sha256(path) for path in paths if path.is_file()}:
-            return task.before
+            return None
     scan = task.source.prepare(task.files)
     try:
         write_volume(image_path, scan.image, scan.affine)
@@ -160,8 +160,8 @@ def prepare_scan(task: Task) -> dict[str, Any]:
 
 def _results(
     tasks: Sequence[Task], workers: int
-) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
-    """Manifest entry or error of each scan, as they are done."""
+) -> Iterator[tuple[str, dict[str, Any] | UserError | None]]:
+    """What ``prepare_scan`` returned or raised for each scan, as they are done."""
     if workers == 1:
         for task in tasks:
             try:

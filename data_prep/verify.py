@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from data_prep.cli import load_source
-from data_prep.geometry import outline_contrast
+from data_prep.geometry import in_plane_gradient, outline_contrast
 from data_prep.manifest import Manifest, sha256
 from data_prep.source import Source
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line
@@ -127,9 +127,10 @@ def _check(dataset: Dataset, scan_id: str, plausible: Mapping[str, Sequence[floa
     elif scan.image.min() == scan.image.max():
         finding.problems.append("the image is constant; prepare the scan again")
     else:
-        fit = outline_contrast(scan.image, scan.label)
+        gradient = in_plane_gradient(scan.image)
+        fit = outline_contrast(gradient, scan.label)
         for name, axis in AXES.items():
-            if outline_contrast(scan.image, np.flip(scan.label, axis)) > fit:
+            if outline_contrast(gradient, np.flip(scan.label, axis)) > fit:
                 finding.problems.append(
                     f"the label fits the image better with its {name} flipped; look at "
                     "contact_sheet.png and prepare the scan again"

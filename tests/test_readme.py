@@ -39,9 +39,16 @@ def test_the_method_of_the_readme_runs(phantom_root, tmp_path, monkeypatch):
         assert mask.shape == (len(episode.organs[organ].query_slices), *query.image.shape[1:])
 
 
+def test_the_dataset_of_the_readme_loads(phantom_root):
+    config = OmegaConf.create(code_block("yaml", "conf/dataset/mine.yaml"))
+    dataset: Dataset = instantiate(config, root=phantom_root, fold_starts=2, unscored_labels=[3, 4])
+    scan = dataset.load("1")
+    assert dataset.organs == {"pancreas": 1, "stomach": 2} and scan.label is not None
+
+
 def test_files_and_folders_that_the_readme_names_exist():
     root = CONF.parent
-    for name in re.findall(r"`((?:fsmis|conf)/[\w/.]*)`", README):
+    for name in re.findall(r"`((?:fsmis|data_prep|conf)/[\w/.]*)`", README):
         if "threshold" not in name:
             assert (root / name).exists(), name
     for name in re.findall(r"\]\((?!http)([^)]+)\)", README):

@@ -1,0 +1,131 @@
+"""The check of prepared folders: real scans pass, damaged ones are named."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.cli import load_source
+from data_prep.phantom import write_raw
+from data_prep.prepare import prepare
+from data_prep.verify import main, verify
+from fsmis.errors import UserError
+from fsmis.nifti import read_volume, write_mask, write_volume
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("cmr")
+    write_raw("cmr", root / "raw", scans=2, seed=0, size=64)
+    prepare(load_source("cmr"), root / "raw", root / "out", 1, lambda scan_id, outcome: None)
+    return root / "out"
+
+
+@pytest.fixture
+def folder(prepared, tmp_path) -> Path:
+    """A copy without manifest, so that its files may differ."""
+    copy = shutil.copytree(prepared, tmp_path / "cmr")
+    (copy / "manifest.json").unlink()
+    return copy
+
+
+def problems(folder: Path) -> list[str]:
+    findings, whole = verify(folder, "cmr", subset=True)
+    return whole + [problem for finding in findings.values() for problem in finding.problems]
+
+
+def test_the_published_chaos_scans_pass(chaos_root):
+    done = subprocess.run(
+        [sys.executable, "-m", "data_prep.verify", str(chaos_root)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "20 scans, nothing wrong" in done.stdout and "LAS" in done.stdout
+
+
+def test_phantoms_pass_as_a_part_alone(prepared, capsys):
+    main([str(prepared), "--subset"])
+    assert "2 scans, nothing wrong" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        main([str(prepared)])
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "scans 3, 4, 5" in error and "complete the raw" in error
+
+
+@pytest.mark.parametrize(("name", "axis"), [("slices", 0), ("rows", 1), ("columns", 2)])
+def test_a_flipped_label_is_found(folder, name, axis):
+    label, _, affine = read_volume(folder / "label_2.nii.gz")
+    write_mask(folder / "label_2.nii.gz", np.flip(label, axis), affine)
+    found = problems(folder)
+    assert any(f"with its {name} flipped" in problem for problem in found)
+
+
+def test_an_implausible_organ_is_found(folder):
+    label, _, affine = read_volume(folder / "label_2.nii.gz")
+    label = np.array(label)
+    label[3:6, 20:230, 20:230] = 2
+    write_mask(folder / "label_2.nii.gz", label, affine)
+    assert any("LV-BP of" in problem and "20 to 500 ml" in problem for problem in problems(folder))
+
+
+def test_an_absent_organ_is_shown(folder, capsys):
+    label, _, affine = read_volume(folder / "label_2.nii.gz")
+    write_mask(folder / "label_2.nii.gz", np.where(label == 3, 0, label), affine)
+    main([str(folder), "--dataset", "cmr", "--subset"])
+    assert "absent" in capsys.readouterr().out
+
+
+def test_an_unlabelled_and_a_constant_scan_are_found(folder):
+    label, _, affine = read_volume(folder / "label_1.nii.gz")
+    write_mask(folder / "label_1.nii.gz", label * 0, affine)
+    image, _, affine = read_volume(folder / "image_2.nii.gz")
+    write_volume(folder / "image_2.nii.gz", image * 0, affine)
+    assert [problem.split(";")[0] for problem in problems(folder)] == [
+        "no scored organ is labelled",
+        "the image is constant",
+    ]
+
+
+def test_a_bad_file_does_not_hide_the_others(folder, capsys):
+    (folder / "image_1.nii.gz").write_bytes(b"")
+    with pytest.raises(SystemExit) as exit_:
+        main([str(folder), "--dataset", "cmr", "--subset"])
+    told = capsys.readouterr()
+    assert exit_.value.code == 1 and told.err.startswith("scan 1: ") and "empty file" in told.err
+    assert "bad" in told.out and "ok" in told.out
+
+
+def test_files_that_changed_since_are_found(prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "cmr")
+    image, _, affine = read_volume(folder / "image_1.nii.gz")
+    write_volume(folder / "image_1.nii.gz", image + np.float32(1), affine)
+    found = problems(folder)
+    assert len(found) == 1 and "image_1.nii.gz: changed or removed" in found[0]
+
+
+def test_foreign_scans_are_found(folder):
+    for kind in ("image", "label"):
+        shutil.copy(folder / f"{kind}_1.nii.gz", folder / f"{kind}_99.nii.gz")
+    assert problems(folder) == ["scans 99 are none of cmr; remove them"]
+
+
+def test_a_folder_that_says_not_what_it_is(folder, prepared, tmp_path):
+    with pytest.raises(UserError, match="--dataset"):
+        verify(folder)
+    with pytest.raises(UserError, match="holds cmr, not chaos_mri"):
+        verify(prepared, "chaos_mri")
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        verify(folder)
+
+
+def test_absent_data_says_what_to_get(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([str(tmp_path / "none"), "--dataset", "synapse_ct"])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.count("\n") == 1
+    for word in ("syn3193805", "RawData.zip", "data_prep.synapse", "DATA=phantom"):
+        assert word in error
