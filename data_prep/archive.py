@@ -81,7 +81,7 @@ def _unpack(
 def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
     """Refuse members that would land outside the folder or are no plain files."""
     name = PurePosixPath(member.filename.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+    if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]):
         raise UserError(
             f"{path}: member {member.filename!r} points outside the archive; do not use this file"
         )

@@ -496,3 +496,30 @@ def test_bombs_and_torn_archives_are_refused(raw_roots, tmp_path):
         with pytest.raises(UserError, match="not a whole zip file"):
             quietly("cmr", archive, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+# make
+
+
+def made(*arguments: str) -> str:
+    done = subprocess.run(
+        ["make", "-n", "-o", "setup", *arguments],
+        cwd=Path(__file__).parents[1],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize(("name", "dataset"), DATASETS.items())
+def test_reproduce_goes_from_raw_data_to_the_report(name, dataset):
+    commands = made(f"reproduce-{name}", "RAW=my raw.zip", "ARGS=seed=3")
+    steps = [f'data_prep.{name} --raw "my raw.zip" --out data/{dataset}', "data_prep.verify"]
+    steps += [f"fsmis.run -m dataset={dataset}", "seed=3", f"fsmis.report results/runs/{dataset}"]
+    places = [commands.index(step) for step in steps]
+    assert places == sorted(places) and "phantom" not in commands
+    commands = made(f"reproduce-{name}", "DATA=phantom")
+    assert f"data_prep.phantom --dataset {name}" in commands and "--subset" in commands
+    assert f"fsmis.report results/demo/runs/{dataset}" in commands
+    assert "data_prep.phantom" not in made(f"reproduce-{name}", "DATA=data/mine")
