@@ -20,6 +20,7 @@ CONF = Path(__file__).parents[1] / "conf"
 def build(*overrides: str) -> AugmentMatchPrompt:
     """The method of a composed configuration, small and with lively random weights."""
     small = ["segmenter.checkpoint=random", "segmenter.image_size=64", "support_set.count=6"]
+    small += ["method.memories=1", "method.volume_pass.reach=0"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[*small, "device=cpu", *overrides])
     method = instantiate(config.method)
@@ -110,6 +111,17 @@ def test_more_memories_change_the_answer(episode):
     )
 
 
-def test_more_memories_than_copies_are_refused():
-    with pytest.raises(InstantiationException, match=r"method\.memories=7: must be 1 to 6"):
-        build("method.memories=7")
+def test_a_support_set_smaller_than_the_memories_gives_all_it_has(episode):
+    few = build("matcher=ncc", "support_set.count=2", "method.memories=5").segment(episode)
+    all_two = build("matcher=ncc", "support_set.count=2", "method.memories=2").segment(episode)
+    for organ, mask in few.items():
+        np.testing.assert_array_equal(mask, all_two[organ])
+    # N_T x (query slices served) + 1 copies: sets of different sizes in one episode
+    sets = ["support_set=paper", "support_set.count=null", "support_set.per_query_slice=1"]
+    masks = build("matcher=ncc", *sets, "method.memories=9").segment(episode)
+    assert masks["spleen"].shape == (5, 96, 96)
+
+
+def test_no_memory_is_refused():
+    with pytest.raises(InstantiationException, match=r"method\.memories=0"):
+        build("method.memories=0")

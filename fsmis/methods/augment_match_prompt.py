@@ -49,13 +49,14 @@ class AugmentMatchPrompt(Method):
         support_set: stage 1.
         matcher: stage 2.
         segmenter: stage 3.
-        memories: matched copies that prompt each query slice together (the paper: 1).
+        memories: matched copies that prompt each query slice together, all where a support set
+            has fewer (the paper: 1).
         flip: average the logits with those of the mirrored slices and copies.
         volume_pass: second pass through the query volume.
         largest_component: keep the largest connected part of each organ.
 
     Raises:
-        UserError: more memories than copies.
+        UserError: ``memories`` is not a count.
     """
 
     def __init__(
@@ -68,12 +69,8 @@ class AugmentMatchPrompt(Method):
         volume_pass: VolumePass,
         largest_component: bool,
     ):
-        fewest = support_set.size(n_query=1)
-        if not 1 <= memories <= fewest:
-            raise UserError(
-                f"method.memories={memories}: must be 1 to {fewest}, the copies in a support set; "
-                "raise support_set.count for more"
-            )
+        if not isinstance(memories, int) or memories < 1:
+            raise UserError(f"method.memories={memories}: must be a whole number, 1 or more")
         self.support_set = support_set
         self.matcher = matcher
         self.segmenter = segmenter
@@ -122,12 +119,13 @@ class AugmentMatchPrompt(Method):
         for z, served in _served_slices(episode).items():
             support = self._construct(episode, z, len(served))
             rows = np.searchsorted(slices, served)
+            k = min(self.memories, len(support.images))
             if self.matcher.on_features:
                 encoded = self.segmenter.encode(support.images)
-                nearest = match(self.matcher, queries[rows], encoded, self.memories)
+                nearest = match(self.matcher, queries[rows], encoded, k)
             else:
                 images = episode.query.image[served]
-                nearest = match(self.matcher, images, support.images, self.memories)
+                nearest = match(self.matcher, images, support.images, k)
             used = np.unique(nearest)
             indices = len(copies.images) + np.searchsorted(used, nearest)
             copies.nearest |= {(z, query): row for query, row in zip(served, indices, strict=True)}
@@ -174,9 +172,10 @@ def _prompts(episode: Episode, slices: np.ndarray, copies: MatchedCopies) -> Pro
             memories = [memory_of.setdefault((int(c), organ), len(memory_of)) for c in nearest]
             row_query.append(len(copies.images) + np.searchsorted(slices, query))
             row_memory.append(memories)
+    most = max(map(len, row_memory))
     return Prompts(
         memory_copy=np.array([copy for copy, _ in memory_of]),
         memory_mask=np.stack([copies.masks[copy][organ] for copy, organ in memory_of]),
         row_query=np.array(row_query),
-        row_memory=np.array(row_memory),
+        row_memory=np.array([[-1] * (most - len(memories)) + memories for memories in row_memory]),
     )

@@ -14,10 +14,11 @@ def plot_curves(log: Path, figure: Path) -> None:
     rows = pd.read_csv(log)
     fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     for size, stage in rows.groupby("image_size"):
-        left.plot(stage["pairs"], stage["loss"], label=f"{size} px")
-        right.plot(stage["pairs"], 100 * stage["validation_dice"], label=f"{size} px")
-    left.set(xlabel="training targets", ylabel="loss")
-    right.set(xlabel="training targets", ylabel="Dice on held-out synthetic bodies (%)")
+        seen = stage["pairs"] / 1000
+        left.plot(seen, stage["loss"], label=f"{size} px")
+        right.plot(seen, 100 * stage["validation_dice"], label=f"{size} px")
+    left.set(xlabel="training targets, thousands", ylabel="loss")
+    right.set(xlabel="training targets, thousands", ylabel="Dice on held-out bodies (%)")
     right.legend()
     fig.savefig(figure, dpi=120)
     plt.close(fig)
