@@ -1,6 +1,5 @@
 """All scans at a glance: does every label lie on its organ?"""
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from fsmis.atomic import write_atomic
+from fsmis.atomic import write_figure
 from fsmis.nifti import read_volume
 
 COLUMNS = 7  # most scans in a row
@@ -41,6 +40,4 @@ def draw_contact_sheet(path: Path, folder: Path, scan_ids: Sequence[str]) -> Non
             colour = colormaps["tab20"](int(value) % 20)
             axis.contour(label[z] == value, levels=[0.5], colors=[colour], linewidths=0.8)
         axis.set_title(f"{scan_id}, slice {z}", fontsize=7)
-    sheet = io.BytesIO()
-    figure.savefig(sheet, dpi=110, format="png")
-    write_atomic(path, sheet.getvalue())
+    write_figure(path, figure)

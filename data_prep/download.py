@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from data_prep.manifest import sha256
+from fsmis.checksum import sha256
 from fsmis.cli import CONF_DIR, command_line
 from fsmis.display import console
 from fsmis.errors import UserError

@@ -1,6 +1,5 @@
 """``manifest.json`` of a prepared folder: what each scan was made from, and what it holds."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -51,16 +50,3 @@ class Manifest:
         self.scans = dict(sorted(self.scans.items(), key=lambda item: int(item[0])))
         record = {"dataset": self.dataset, "settings": self.settings, "scans": self.scans}
         write_atomic(self._path, (json.dumps(record, indent=1) + "\n").encode())
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error

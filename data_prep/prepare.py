@@ -14,8 +14,9 @@ from nibabel.affines import voxel_sizes
 
 from data_prep.archive import raw_folder
 from data_prep.contact_sheet import draw_contact_sheet
-from data_prep.manifest import Manifest, sha256
+from data_prep.manifest import Manifest
 from data_prep.source import Source
+from fsmis.checksum import sha256
 from fsmis.datasets import FILE_NAME
 from fsmis.errors import UserError
 from fsmis.nifti import write_mask, write_volume

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from data_prep.cli import load_source
 from data_prep.geometry import in_plane_gradient, outline_contrast
-from data_prep.manifest import Manifest, sha256
+from data_prep.manifest import Manifest
 from data_prep.source import Source
+from fsmis.checksum import sha256
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line
 from fsmis.datasets import FILE_NAME, Dataset
 from fsmis.display import console, errors

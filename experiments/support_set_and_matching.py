@@ -6,7 +6,6 @@ Composes ``conf/config.yaml`` with the overrides, segments one query scan of the
 and draws ``<results_dir>/support_set_and_matching.png``. The query's labels are not read.
 """
 
-import io
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from hydra.utils import instantiate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fsmis.atomic import write_atomic
+from fsmis.atomic import write_figure
 from fsmis.cli import CONF_DIR, command_line
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
 from fsmis.protocol import Episode
@@ -76,11 +75,8 @@ def main(overrides: list[str]) -> Path:
     support, query = dataset.load(split.support_id), dataset.load(split.query_ids[0])
     episode = protocol.episode(dataset, split, support, query)
     figure = draw(instantiate(config.method), episode, next(iter(episode.organs)))
-    image = io.BytesIO()
-    figure.savefig(image, dpi=110, format="png")
     path = Path(config.results_dir) / "support_set_and_matching.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, image.getvalue())
+    write_figure(path, figure)
     return path
 
 

@@ -1,10 +1,24 @@
 """Files written whole or not at all."""
 
+from __future__ import annotations
+
+import io
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fsmis.errors import UserError
+
+if TYPE_CHECKING:  # most that write files draw none
+    from matplotlib.figure import Figure
+
+
+def write_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
+    """``write_atomic`` for a figure, in the format that the name ends with."""
+    image = io.BytesIO()
+    figure.savefig(image, dpi=dpi, format=path.suffix[1:])
+    write_atomic(path, image.getvalue())
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -4,11 +4,11 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from fsmis.checksum import sha256
 from fsmis.errors import UserError
 from fsmis.nifti import read_volume
 
@@ -147,14 +147,7 @@ class Dataset:
         total = hashlib.sha256()
         for scan_id in self.scan_ids:
             for path in (self._images[scan_id], self._labels[scan_id]):
-                try:
-                    stat = path.stat()
-                    content = _file_sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
-                except OSError as error:
-                    raise UserError(
-                        f"{path}: cannot be read ({error.strerror}); check the file"
-                    ) from error
-                total.update(f"{path.name} {content}\n".encode())
+                total.update(f"{path.name} {sha256(path)}\n".encode())
         return total.hexdigest()
 
     def _pairs(self) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -245,10 +238,3 @@ class Dataset:
 
     def _listed(self) -> str:
         return ", ".join(self.scan_ids)
-
-
-@cache
-def _file_sha256(path: Path, size: int, modified_ns: int) -> str:
-    """SHA-256 of a file, read again only when its size or time of change differs."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """Overlay figures: what was segmented, the truth, and the copy whose mask prompted it."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from fsmis.atomic import write_atomic
+from fsmis.atomic import write_figure
 from fsmis.evaluation import Segmented
 from fsmis.methods.base import Match
 from fsmis.protocol import Episode
@@ -62,9 +61,7 @@ def draw(path: Path, segmented: Segmented, n_slices: int, title: str) -> None:
         "truth outlined (yellow), prediction (blue), prompt (pink)",
         fontsize=9,
     )
-    image = io.BytesIO()
-    figure.savefig(image, dpi=110, format="png")
-    write_atomic(path, image.getvalue())
+    write_figure(path, figure)
 
 
 def _support_slices(episode: Episode, organ: str) -> list[Match]:

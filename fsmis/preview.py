@@ -1,13 +1,12 @@
 """A look at a labelled query: the labelled slice beside slices of the query, outlined."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from fsmis.atomic import write_atomic
+from fsmis.atomic import write_figure
 from fsmis.geometry import AxialVolume, CommonGrid
 from fsmis.protocol import Episode
 
@@ -54,6 +53,4 @@ def draw_preview(
                 axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1)
         axes[0].plot([], [], color=colour, label=f"label {organ}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=10)
-    image = io.BytesIO()
-    figure.savefig(image, dpi=110, format=path.suffix[1:])
-    write_atomic(path, image.getvalue())
+    write_figure(path, figure)

@@ -4,7 +4,6 @@ Reads score rows, plans and configurations, never a model.
 """
 
 import argparse
-import io
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from fsmis import display
-from fsmis.atomic import write_atomic
+from fsmis.atomic import write_atomic, write_figure
 from fsmis.charts import draw
 from fsmis.cli import command_line
 from fsmis.errors import UserError
@@ -39,12 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_line():
         frame, settings, organs = collect(options.folder)
         title = f"Runs in {options.folder}"
-        image = io.BytesIO()
-        draw(frame, settings, organs).savefig(image, dpi=150, format="png")
+        figure = draw(frame, settings, organs)
         paths = [out / f"report.{suffix}" for suffix in ("csv", "md", "png")]
         write_atomic(paths[0], frame.to_csv(index=False).encode())
         write_atomic(paths[1], markdown(title, frame, [CONVENTION]).encode())
-        write_atomic(paths[2], image.getvalue())
+        write_figure(paths[2], figure, dpi=150)
     # a terminal is narrow: what all runs share stands in the title
     shared = [name for name in LABELS if frame[name].nunique() == 1]
     title = ", ".join([title, *(frame[name][0] for name in shared)])

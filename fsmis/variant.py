@@ -7,9 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fsmis.checksum import sha256
 from fsmis.datasets import Dataset
 from fsmis.records import read_json
-from fsmis.segmenters.files import HUB_FILES, SHIPPED, find_checkpoint, sha256
+from fsmis.segmenters.files import HUB_FILES, SHIPPED, find_checkpoint
 
 # Raised when the code changes so that the same configuration scores differently.
 SCORING_VERSION = 1
@@ -32,7 +33,7 @@ def identity(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
     ``fold=all`` resume each other), the dataset without its folder but with the contents of its
     files, the contents of the files that the method names (weights), and the seed.
     """
-    weights = {key: sha256 for key, (_, sha256) in _files(cfg.method).items()}
+    weights = {key: digest for key, (_, digest) in _files(cfg.method).items()}
     parts = {name: settings(cfg[name]) for name in ("method", "protocol", "dataset")}
     parts["method"] = {k: v for k, v in parts["method"].items() if k not in weights}
     scoring = {"weights": weights, "data": dataset.fingerprint(), "scoring": SCORING_VERSION}

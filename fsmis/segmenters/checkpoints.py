@@ -2,8 +2,9 @@
 
 import torch
 
+from fsmis.checksum import sha256
 from fsmis.errors import UserError
-from fsmis.segmenters.files import find_checkpoint, sha256
+from fsmis.segmenters.files import find_checkpoint
 from fsmis.weights import read_tensors
 
 

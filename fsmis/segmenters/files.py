@@ -1,7 +1,5 @@
 """Files a segmenter names: given by path, shipped beside this code, or on the Hugging Face hub."""
 
-import hashlib
-from functools import cache
 from pathlib import Path
 
 from fsmis.errors import UserError
@@ -42,10 +40,3 @@ def find_checkpoint(checkpoint: str) -> Path:
             f"download it elsewhere and pass segmenter.checkpoint=/path/to/{name}, or use "
             "segmenter=sam2_mini, which needs no download"
         ) from error
-
-
-@cache
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
+
+from fsmis.atomic import write_figure
 
 
-def plot_curves(log: Path, figure: Path) -> None:
+def plot_curves(log: Path, path: Path) -> None:
     """Draw loss and validation Dice of ``log.csv`` against the targets seen."""
     rows = pd.read_csv(log)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for size, stage in rows.groupby("image_size"):
         seen = stage["pairs"] / 1000
         left.plot(seen, stage["loss"], label=f"{size} px")
@@ -20,5 +20,4 @@ def plot_curves(log: Path, figure: Path) -> None:
     left.set(xlabel="training targets, thousands", ylabel="loss")
     right.set(xlabel="training targets, thousands", ylabel="Dice on held-out bodies (%)")
     right.legend()
-    fig.savefig(figure, dpi=120)
-    plt.close(fig)
+    write_figure(path, figure, dpi=120)
