@@ -125,7 +125,7 @@ class Trainer:
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.segmenter: Sam2 = instantiate(
-            config.segmenter, image_size=config.stages[0].image_size, checkpoint="random"
+            config.segmenter, image_size=config.stages[0].image_size
         )
         self.segmenter.model.requires_grad_(True)
         self.average = AveragedModel(

@@ -21,5 +21,6 @@ class SyntheticSettings:
     noise: float
     bias_field: float
     gamma: float
+    vanished: float
     smallest: float
     largest: float
