@@ -1,0 +1,80 @@
+"""Prototypes of classes in feature maps, and how near a feature map is to them; differentiable.
+
+PANet has one prototype a class (Wang et al., "PANet: Few-Shot Image Semantic Segmentation with
+Prototype Alignment", ICCV 2019). ALPNet adds local ones (Ouyang et al., "Self-Supervision with
+Superpixels: Training Few-Shot Medical Image Segmentation without Annotation", ECCV 2020).
+Masks lie on the grid of the features as weights in [0, 1], see :func:`on_grid`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def on_grid(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Float ``[B, h, w]``: the part of each grid cell that masks ``[B, H, W]`` cover."""
+    return F.interpolate(masks[:, None].float(), size, mode="area")[:, 0]
+
+
+def masked_average(features: Tensor, masks: Tensor) -> Tensor:
+    """Mean feature vector ``[B, C]`` of ``[B, C, h, w]`` under the weights ``[B, h, w]``.
+
+    Masked average pooling; a mask without any weight gives zeros.
+    """
+    area = masks.sum((1, 2)).clamp(min=torch.finfo(masks.dtype).tiny)
+    return torch.einsum("bchw,bhw->bc", features, masks) / area[:, None]
+
+
+def local_prototypes(
+    features: Tensor, masks: Tensor, window: int, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Mean feature vectors of windows, and which of them the mask fills.
+
+    Args:
+        features: ``[B, C, h, w]``.
+        masks: weights ``[B, h, w]``.
+        window: side of the windows in grid cells; those at the far border may be smaller.
+        threshold: a window counts where the mask's mean in it is higher.
+
+    Returns:
+        vectors ``[B, P, C]`` of all P windows, and bool ``[B, P]``: the windows that count.
+    """
+    vectors = F.avg_pool2d(features, window, ceil_mode=True).flatten(2).transpose(1, 2)
+    filled = F.avg_pool2d(masks[:, None], window, ceil_mode=True).flatten(1)
+    return vectors, filled > threshold
+
+
+def adaptive_prototypes(
+    features: Tensor, masks: Tensor, window: int, threshold: float, always_average: bool
+) -> tuple[Tensor, Tensor]:
+    """Local prototypes and, last, the masked average: vectors ``[B, P + 1, C]``, bool ``[B, P+1]``.
+
+    ALPNet has the average among the foreground's prototypes (``always_average``), and among the
+    background's not; there it counts only where the mask fills no window.
+    """
+    local, counts = local_prototypes(features, masks, window, threshold)
+    average = masked_average(features, masks)
+    average_counts = ~counts.any(1) | always_average
+    return torch.cat([local, average[:, None]], 1), torch.cat([counts, average_counts[:, None]], 1)
+
+
+def cosine_logits(
+    features: Tensor, prototypes: Tensor, counts: Tensor | None = None, scale: float = 20.0
+) -> Tensor:
+    """Logits ``[B, h, w]`` of one class: scaled cosine similarity to its prototypes.
+
+    With several prototypes, the sum of their similarities weighted by the softmax over them, which
+    is ALPNet's soft maximum; with one it is PANet's similarity.
+
+    Args:
+        features: ``[B, C, h, w]``.
+        prototypes: ``[B, P, C]``.
+        counts: bool ``[B, P]``, the prototypes to use, one or more in each row; None: all.
+        scale: of the cosine (PANet: 20).
+    """
+    unit = F.normalize(features, dim=1), F.normalize(prototypes, dim=2)
+    similarity = scale * torch.einsum("bchw,bpc->bphw", *unit)
+    if counts is None:
+        return (similarity.softmax(1) * similarity).sum(1)
+    weights = similarity.masked_fill(~counts[:, :, None, None], -torch.inf).softmax(1)
+    return (weights * similarity).sum(1)
