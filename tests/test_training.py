@@ -9,7 +9,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.training.sam2_mini import SyntheticSteps, Trainer, loss_of, predict, train
+from fsmis.training.points import (
+    BACKGROUND,
+    FOREGROUND,
+    NO_POINT,
+    UPPER_LEFT,
+    draw_points,
+)
+from fsmis.training.sam2_mini import SyntheticSteps, Trainer, predict, total_loss, train
 from fsmis.training.settings import SyntheticSettings
 from fsmis.training.synthetic import sample_bodies
 
@@ -75,9 +82,15 @@ def test_every_part_of_the_network_learns(tmp_path):
     trainer = Trainer(config)
     batch = SyntheticSteps(config, 64, config.seed)[0]
     assert batch.images.shape[1] == 3  # two supports and the query
-    loss_of(predict(trainer.segmenter, batch), config).backward()
+    total_loss(predict(trainer.segmenter, batch, torch.Generator()), config).backward()
     model = trainer.segmenter.model
-    for part in ("image_encoder.trunk", "memory_attention", "memory_encoder", "sam_mask_decoder"):
+    for part in (
+        "image_encoder.trunk",
+        "memory_attention",
+        "memory_encoder",
+        "sam_mask_decoder",
+        "sam_prompt_encoder.point_embeddings",
+    ):
         gradients = [p.grad for n, p in model.named_parameters() if n.startswith(part)]
         assert any(g is not None and g.abs().max() > 0 for g in gradients), part
 
@@ -110,3 +123,19 @@ def test_frames_of_a_body_agree_where_nothing_moves():
     )
     masks = bodies(2, **still).masks
     assert torch.equal(masks[:, :, 0], masks[:, :, 1])
+
+
+def test_points_and_boxes_lie_on_their_masks():
+    masks = torch.zeros(64, 32, 32)
+    masks[:, 8:20, 4:12] = 1
+    masks[0] = 0
+    coordinates, labels = draw_points(masks, torch.Generator().manual_seed(0))
+    assert (labels[0] == NO_POINT).all()
+    boxes = (labels == UPPER_LEFT).any(1)
+    assert 16 < boxes.sum() < 48
+    assert (coordinates[boxes, 0].mean(0) - torch.tensor([4.0, 8.0])).abs().max() < 0.5
+    assert (coordinates[boxes, 1].mean(0) - torch.tensor([12.0, 20.0])).abs().max() < 0.5
+    for point, label in ((FOREGROUND, 1), (BACKGROUND, 0)):
+        row, place = (labels == point).nonzero(as_tuple=True)
+        x, y = coordinates[row, place].long().unbind(-1)
+        assert len(row) and (masks[row, y, x] == label).all()

@@ -275,7 +275,30 @@ class Sam2:
         )
         no_point = torch.zeros(rows, 1, 2, device=top.device)
         padding = -torch.ones(rows, 1, dtype=torch.int32, device=top.device)
-        sparse, dense = model.sam_prompt_encoder(points=(no_point, padding), boxes=None, masks=None)
+        return self._decode(conditioned, high, no_point, padding)
+
+    def decode_points(
+        self, features: Features, coordinates: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for images prompted by points or boxes and no memory (differentiable).
+
+        Args:
+            features: of B images.
+            coordinates: float ``[B, P, 2]``, (x, y) in pixels of the network's image.
+            labels: int32 ``[B, P]``, SAM's own: 1 foreground, 0 background, 2 and 3 the upper left
+                and lower right corner of a box, -1 no point.
+        """
+        *high, top = features.levels
+        no_memory = self.model.no_mem_embed.view(1, -1, 1, 1)
+        return self._decode(top + no_memory, high, coordinates, labels)
+
+    def _decode(
+        self, conditioned: Tensor, high: list[Tensor], coordinates: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        model = self.model
+        sparse, dense = model.sam_prompt_encoder(
+            points=(coordinates, labels), boxes=None, masks=None
+        )
         masks, iou, _, object_score = model.sam_mask_decoder(
             image_embeddings=conditioned,
             image_pe=model.sam_prompt_encoder.get_dense_pe(),

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.training.curves import plot_curves
+from fsmis.training.points import draw_points
 from fsmis.training.settings import SyntheticSettings
 from fsmis.training.synthetic import SyntheticBatch, sample_bodies
 
@@ -57,8 +58,16 @@ class Prediction:
     truth: Tensor  # share of each quarter-resolution pixel that is foreground
 
 
-def predict(segmenter: Sam2, batch: SyntheticBatch) -> Prediction:
-    """Segment the last frame of every body, prompted by the masks of the frames before it."""
+@dataclass(frozen=True)
+class Predictions:
+    """The last frame of every body, prompted by the frames before it and by points on itself."""
+
+    by_memory: Prediction
+    by_points: Prediction
+
+
+def predict(segmenter: Sam2, batch: SyntheticBatch, generator: torch.Generator) -> Predictions:
+    """Segment the last frame of every body; the points are drawn from ``generator``."""
     images, masks = batch.images.to(segmenter.device), batch.masks.to(segmenter.device)
     count, frames = images.shape[:2]
     targets = masks.shape[1]
@@ -70,9 +79,20 @@ def predict(segmenter: Sam2, batch: SyntheticBatch) -> Prediction:
         segmenter.memory(features[body + frame], prompts[:, frame, None])
         for frame in range(frames - 1)
     ]
-    logits, iou, object_score = segmenter.decode(features[body + frames - 1], memories)
-    truth = F.adaptive_avg_pool2d(prompts[:, -1, None], logits.shape[-1])
-    return Prediction(logits, iou, object_score, truth)
+    query, truth = features[body + frames - 1], prompts[:, -1, None]
+    decoded = segmenter.decode(query, memories)
+    small = F.adaptive_avg_pool2d(truth, decoded[0].shape[-1])
+    coordinates, labels = draw_points(truth[:, 0].cpu(), generator)
+    pointed = segmenter.decode_points(
+        query, coordinates.to(segmenter.device), labels.to(segmenter.device)
+    )
+    return Predictions(Prediction(*decoded, small), Prediction(*pointed, small))
+
+
+def total_loss(predictions: Predictions, config: DictConfig) -> Tensor:
+    """The loss of both kinds of prompts."""
+    by_memory = loss_of(predictions.by_memory, config)
+    return by_memory + config.loss.points * loss_of(predictions.by_points, config)
 
 
 def loss_of(prediction: Prediction, config: DictConfig) -> Tensor:
@@ -101,7 +121,8 @@ def validate(segmenter: Sam2, config: DictConfig) -> float:
     held_out = SyntheticSteps(config, segmenter.image_size, config.seed + 1)
     dice = []
     for index in range(config.validation_batches):
-        prediction = predict(segmenter, held_out[index])
+        generator = torch.Generator().manual_seed(index)
+        prediction = predict(segmenter, held_out[index], generator).by_memory
         mask, truth = prediction.logits > 0, prediction.truth > 0.5
         overlap = (mask & truth).sum((1, 2, 3))
         total = mask.sum((1, 2, 3)) + truth.sum((1, 2, 3))
@@ -124,9 +145,7 @@ class Trainer:
         self.config = config
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.segmenter: Sam2 = instantiate(
-            config.segmenter, image_size=config.stages[0].image_size
-        )
+        self.segmenter: Sam2 = instantiate(config.segmenter, image_size=config.stages[0].image_size)
         self.segmenter.model.requires_grad_(True)
         self.average = AveragedModel(
             self.segmenter.model, multi_avg_fn=get_ema_multi_avg_fn(config.average)
@@ -171,7 +190,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.config)
         self.segmenter.model.train()
-        loss = loss_of(predict(self.segmenter, batch), self.config)
+        generator = torch.Generator().manual_seed(self.config.seed * 10_000_000 + self.step)
+        loss = total_loss(predict(self.segmenter, batch, generator), self.config)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.segmenter.model.parameters(), self.config.gradient_norm)

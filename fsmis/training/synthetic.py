@@ -73,7 +73,9 @@ def _targets(
         1,
     )
     fits = (support > settings.smallest) & (support < settings.largest)
-    weight = weight * fits * torch.where(area[:, -1] > settings.smallest / 4, 1.0, settings.vanished)
+    weight = (
+        weight * fits * torch.where(area[:, -1] > settings.smallest / 4, 1.0, settings.vanished)
+    )
     weight = weight + 1e-6 * (area[:, 0] > 0) + 1e-12
     chosen = torch.multinomial(weight, settings.targets, generator=draw.generator)
     rows = torch.arange(batch, device=labels.device).view(-1, 1, 1, 1, 1)
