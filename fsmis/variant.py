@@ -27,17 +27,21 @@ REASONS = {
 
 
 def identity(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
-    """What can change a score, as plain data.
+    """What can change a score, as plain data: ``configured`` and the contents of the data files."""
+    return {**configured(cfg), "data": dataset.fingerprint()}
+
+
+def configured(cfg: DictConfig) -> dict[str, Any]:
+    """What can change a score and is known without the data.
 
     The method with all that it nests, the protocol without the fold selection (``fold=0`` and
-    ``fold=all`` resume each other), the dataset without its folder but with the contents of its
-    files, the contents of the files that the method names (weights), and the seed.
+    ``fold=all`` resume each other), the dataset without its folder, the contents of the files that
+    the method names (weights), and the seed.
     """
     weights = {key: digest for key, (_, digest) in _files(cfg.method).items()}
     parts = {name: settings(cfg[name]) for name in ("method", "protocol", "dataset")}
     parts["method"] = {k: v for k, v in parts["method"].items() if k not in weights}
-    scoring = {"weights": weights, "data": dataset.fingerprint(), "scoring": SCORING_VERSION}
-    return {**parts, **scoring, "seed": cfg.seed}
+    return {**parts, "weights": weights, "scoring": SCORING_VERSION, "seed": cfg.seed}
 
 
 def variant_hash(identified: dict[str, Any]) -> str:
