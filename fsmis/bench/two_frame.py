@@ -18,7 +18,8 @@ from torch import nn
 from fsmis.bench.workload import GREYS, Workload
 from fsmis.cli import CONF_DIR
 from fsmis.prompting import Prompts, segment_prompted
-from fsmis.segmenters.sam2 import Sam2, build_sam2
+from fsmis.segmenters.architecture import build_sam2
+from fsmis.segmenters.sam2 import Sam2
 
 # The public loader's normalisation of [0, 1] pixels, which it lets nobody choose.
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

@@ -8,23 +8,18 @@ step is batched and each image is encoded once however many organs and slices us
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
 from fsmis.errors import UserError
+from fsmis.segmenters.architecture import build_sam2
 from fsmis.segmenters.checkpoints import load_weights
 from fsmis.segmenters.device import resolve_device
-from fsmis.segmenters.files import SHIPPED
 
 Rows = Tensor | np.ndarray | slice | list[int]  # what indexes a batch
 
@@ -83,43 +78,11 @@ class Memory:
         return Memory(features, parts[0].position, torch.cat([p.pointer for p in parts]))
 
 
-def build_sam2(architecture: str, overrides: dict[str, Any]) -> torch.nn.Module:
-    """Build SAM2's network with random weights, in eval mode.
-
-    Args:
-        architecture: a config of the ``sam2`` package such as
-            ``configs/sam2.1/sam2.1_hiera_t.yaml``, ``sam2_mini.yaml`` beside this file, or the path
-            of a YAML of the same layout.
-        overrides: dotted keys below ``model`` and their values.
-
-    Raises:
-        UserError: the config does not exist.
-    """
-    # Importing sam2 initialises Hydra globally, which would break a later @hydra.main; its own
-    # builders rely on that, so the network is instantiated from the YAML here instead.
-    hydra_was_free = not GlobalHydra.instance().is_initialized()
-    import sam2
-
-    if hydra_was_free:
-        GlobalHydra.instance().clear()
-    places = [Path(architecture), SHIPPED / architecture, Path(str(files(sam2))) / architecture]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise UserError(
-            f"segmenter.architecture={architecture} is neither a file nor a config of the sam2 "
-            "package; use e.g. configs/sam2.1/sam2.1_hiera_t.yaml"
-        )
-    config = OmegaConf.load(path)
-    for key, value in overrides.items():
-        OmegaConf.update(config.model, key, value, force_add=True)
-    return instantiate(config.model).eval()
-
-
 class Sam2:
     """SAM2 or SAM2.1 as a segmenter of three calls.
 
     Args:
-        architecture: see :func:`build_sam2`.
+        architecture: see :func:`fsmis.segmenters.architecture.build_sam2`.
         checkpoint: Hugging Face hub id (``facebook/sam2.1-hiera-tiny``), a local ``.pt`` or
             ``.safetensors`` file, ``sam2_mini.safetensors`` (shipped beside this file), or
             ``random`` (seeded weights, for tests and benchmarks).
