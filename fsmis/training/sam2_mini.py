@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -145,44 +146,46 @@ class Trainer:
         self.config = config
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.segmenter: Sam2 = instantiate(config.segmenter, image_size=config.stages[0].image_size)
-        self.segmenter.model.requires_grad_(True)
-        self.average = AveragedModel(
-            self.segmenter.model, multi_avg_fn=get_ema_multi_avg_fn(config.average)
-        )
-        self.optimizer = torch.optim.AdamW(
-            self.segmenter.model.parameters(), weight_decay=config.weight_decay, betas=(0.9, 0.98)
-        )
+        self._attach(instantiate(config.segmenter, image_size=config.stages[0].image_size))
         self.step = 0
         if (self.out / "state.pt").exists():
             state = torch.load(self.out / "state.pt", weights_only=True)
-            self.segmenter.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._load(state)
             self.step = state["step"]
+
+    def _attach(self, segmenter: Sam2) -> None:
+        self.segmenter = segmenter
+        segmenter.model.requires_grad_(True)
+        self.average = AveragedModel(
+            segmenter.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.average)
+        )
+        self.optimizer = torch.optim.AdamW(
+            segmenter.model.parameters(), weight_decay=self.config.weight_decay, betas=(0.9, 0.98)
+        )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.segmenter.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.segmenter.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def resize(self, image_size: int) -> None:
         """Go on at another image size; no weight depends on it."""
-        self.segmenter = self._with_weights_of(self.segmenter.model, image_size)
-        self.segmenter.model.requires_grad_(True)
-        average = AveragedModel(
-            self.segmenter.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.average)
-        )
-        average.load_state_dict(self.average.state_dict())
-        self.average = average
-        state = self.optimizer.state_dict()
-        self.optimizer = torch.optim.AdamW(self.segmenter.model.parameters())
-        self.optimizer.load_state_dict(state)
+        state = self._state()
+        self._attach(instantiate(self.config.segmenter, image_size=image_size, checkpoint="random"))
+        self._load(state)
 
     def averaged(self) -> Sam2:
         """A segmenter with the averaged weights, which are the ones that are shipped."""
-        return self._with_weights_of(self.average.module, self.segmenter.image_size)
-
-    def _with_weights_of(self, model: torch.nn.Module, image_size: int) -> Sam2:
-        segmenter: Sam2 = instantiate(
-            self.config.segmenter, image_size=image_size, checkpoint="random"
-        )
-        segmenter.model.load_state_dict(model.state_dict())
+        size = self.segmenter.image_size
+        segmenter: Sam2 = instantiate(self.config.segmenter, image_size=size, checkpoint="random")
+        segmenter.model.load_state_dict(self.average.module.state_dict())
         return segmenter
 
     def train_step(self, batch: SyntheticBatch) -> float:
@@ -202,13 +205,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state to resume from, and the averaged weights as half-precision tensors."""
-        state = {
-            "model": self.segmenter.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-        }
-        torch.save(state, self.out / "state.pt.tmp")
+        torch.save({**self._state(), "step": self.step}, self.out / "state.pt.tmp")
         (self.out / "state.pt.tmp").replace(self.out / "state.pt")
         weights = {
             name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
