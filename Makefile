@@ -23,7 +23,7 @@ setup: .venv/installed  ## install everything into .venv
 	touch $@
 
 demo: setup  ## run the pipeline on generated scans: table and pictures in results/demo, no download
-	$(PY) -m data_prep.phantom --dataset chaos --out results/demo/raw
+	$(PY) -m fsmis.phantom --dataset chaos --out results/demo/raw
 	$(PY) -m data_prep.chaos --raw results/demo/raw --out results/demo/prepared
 	$(PY) -m data_prep.verify results/demo/prepared --subset
 	$(PY) -m fsmis.run -m dataset=phantom dataset.root=results/demo/prepared results_dir=results/demo/runs \
@@ -64,7 +64,7 @@ data-cmr:  ## how to get the cardiac scans (they need a login)
 
 # $(call reproduce,module of data_prep,dataset)
 define reproduce
-	$(if $(PHANTOM),$(PY) -m data_prep.phantom --dataset $(1) --size 128 --out $(call raw,$(2)))
+	$(if $(PHANTOM),$(PY) -m fsmis.phantom --dataset $(1) --size 128 --out $(call raw,$(2)))
 	$(if $(call raw,$(2)),$(PY) -m data_prep.$(1) --raw "$(call raw,$(2))" --out $(call root,$(2)))
 	$(PY) -m data_prep.verify $(call root,$(2)) --dataset $(2) $(if $(PHANTOM),--subset)
 	$(PY) -m fsmis.run -m dataset=$(2) dataset.root=$(call root,$(2)) results_dir=$(strip $(RESULTS)) \

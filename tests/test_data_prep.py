@@ -14,12 +14,12 @@ import pytest
 import SimpleITK as sitk
 
 from data_prep.cli import load_source, main
-from data_prep.phantom import write_raw
 from data_prep.prepare import Outcome, prepare
 from data_prep.verify import verify
 from fsmis.datasets import FILE_NAME
 from fsmis.errors import UserError
 from fsmis.nifti import read_volume, write_volume
+from fsmis.phantom.raw import write_raw
 
 DATASETS = {"chaos": "chaos_mri", "synapse": "synapse_ct", "cmr": "cmr"}
 SIZE = 64
@@ -520,6 +520,6 @@ def test_reproduce_goes_from_raw_data_to_the_report(name, dataset):
     places = [commands.index(step) for step in steps]
     assert places == sorted(places) and "phantom" not in commands
     commands = made(f"reproduce-{name}", "DATA=phantom")
-    assert f"data_prep.phantom --dataset {name}" in commands and "--subset" in commands
+    assert f"fsmis.phantom --dataset {name}" in commands and "--subset" in commands
     assert f"fsmis.report results/demo/runs/{dataset}" in commands
-    assert "data_prep.phantom" not in made(f"reproduce-{name}", "DATA=data/mine")
+    assert "fsmis.phantom" not in made(f"reproduce-{name}", "DATA=data/mine")

@@ -15,11 +15,12 @@ from PIL import Image
 from data_prep.cli import load_source
 from data_prep.download import download
 from data_prep.geometry import in_plane_gradient, outline_contrast, resample_label
-from data_prep.phantom import GREY, write_dicom, write_raw
 from data_prep.source import PreparedScan
 from fsmis.errors import UserError
 from fsmis.nifti import read_volume
-from fsmis.phantom import ABDOMEN, mr_patient
+from fsmis.phantom.anatomy import ABDOMEN
+from fsmis.phantom.patient import mr_patient
+from fsmis.phantom.raw import GREY, write_dicom, write_raw
 
 SIZE, PIXEL, STEP, SLICES = 96, 3.75, 8.0, 20
 LPS = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0)}

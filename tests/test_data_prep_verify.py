@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from data_prep.cli import load_source
-from data_prep.phantom import write_raw
 from data_prep.prepare import prepare
 from data_prep.verify import main, verify
 from fsmis.errors import UserError
 from fsmis.nifti import read_volume, write_mask, write_volume
+from fsmis.phantom.raw import write_raw
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 
 from fsmis.errors import UserError
 from fsmis.nifti import read_volume
-from fsmis.phantom import generate, main, write_phantom
+from fsmis.phantom import generate, write_phantom
+from fsmis.phantom.__main__ import main
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -103,3 +104,32 @@ def test_a_folder_that_cannot_be_made_is_one_line_on_the_terminal(tmp_path: Path
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+RAW_FILES = {
+    "chaos": "CHAOS_Train_Sets/Train_Sets/MR/1/T2SPIR/DICOM_anon/IMG-0001-00001.dcm",
+    "synapse": "RawData/Training/img/img0001.nii.gz",
+    "cmr": "patient1_C0.nii.gz",
+}
+
+
+@pytest.mark.parametrize("dataset", RAW_FILES)
+def test_raw_downloads_come_from_the_same_command(dataset: str, tmp_path: Path) -> None:
+    main(["--dataset", dataset, "--scans", "1", "--size", "32", "--out", str(tmp_path)])
+    assert (tmp_path / RAW_FILES[dataset]).is_file()
+
+
+def test_prepared_or_raw_not_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["--kind", "cardiac", "--dataset", "cmr"], ["--size", "64"]):
+        with pytest.raises(SystemExit) as exit_:
+            main([*options, "--out", str(tmp_path)])
+        assert exit_.value.code == 2
+    assert "--size=64: only for raw scans" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [["--scans", "0"], ["--scans", "21"], ["--size", "31"]])
+def test_numbers_that_no_raw_download_has(options: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--dataset", "chaos", "--out", str(tmp_path), *options])
+    assert exit_.value.code == 2
