@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fsmis.segmenters.sam2 import Features, Memory, Sam2
+from fsmis.segmenters.features import Features, Memory
+from fsmis.segmenters.sam2 import Sam2
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import urllib.error
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from fsmis.matchers.base import Matcher
 from fsmis.matchers.controls import Identity, Random
 from fsmis.matchers.images import to_tensor
 from fsmis.matchers.lpips import Lpips
+from fsmis.matchers.pixelwise import Psnr
 from fsmis.matching import match, nearest
-from fsmis.segmenters.sam2 import Features
+from fsmis.segmenters.features import Features
 
 ROOT = Path(__file__).parents[1]
 MATCHERS = sorted(path.stem for path in (ROOT / "conf" / "matcher").glob("*.yaml"))
@@ -79,6 +81,32 @@ def test_lpips_equals_the_package(pictures, net):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     np.testing.assert_array_equal(ours.argmin(1), theirs.argmin(1))
     assert ours[7].argmin() == 7 and ours[7, 7] < 1e-3 * np.median(ours[7])
+
+
+@pytest.mark.parametrize(("queries", "copies"), [(3, 40), (40, 3)])
+def test_vectors_of_the_fewer_are_kept_the_others_streamed(queries, copies):
+    """Memory must not grow with the support set: 512 copies of LPIPS vectors take 1.3 GB."""
+    alive: set[int] = set()
+    most = 0
+
+    class Watched(Psnr):
+        def vectors(self, slices: np.ndarray) -> torch.Tensor:
+            nonlocal most
+            made = super().vectors(slices)
+            alive.add(id(made))
+            weakref.finalize(made, alive.discard, id(made))
+            most = max(most, len(alive))
+            return made
+
+    matcher = Watched(cap_db=100, image_size=None, batch_size=2)
+    rng = np.random.default_rng(0)
+    support, query = (rng.random((n, 8, 8), dtype=np.float32) for n in (copies, queries))
+    matcher.fit(support)
+    whole = Psnr(cap_db=100, image_size=None, batch_size=100)
+    whole.fit(support)
+    np.testing.assert_allclose(matcher.distance(query), whole.distance(query))
+    assert matcher.images_encoded == queries + copies
+    assert most <= 2  # the batch being compared and the one being made
 
 
 def test_lpips_of_identical_images_is_zero(pictures):
@@ -138,8 +166,9 @@ def test_encoder_features_is_mean_cosine_distance(pictures, level):
 
 
 def test_encoder_features_names_a_level_that_is_not_there(pictures):
+    features = block_features(pictures[0])
     with pytest.raises(UserError, match=r"matcher\.level=2; the segmenter has 2 levels"):
-        from_yaml("encoder_features", level=2).fit(block_features(pictures[0]))
+        match(from_yaml("encoder_features", level=2), features, features)
 
 
 @pytest.mark.parametrize("name", MATCHERS)
@@ -234,11 +263,12 @@ def test_no_candidates_or_too_few(pictures):
 def test_images_below_the_smallest_size_of_a_backbone(net):
     smallest = BACKBONES[net].min_size
     matcher = from_yaml("lpips", net=net)
-    matcher.fit(np.zeros((1, smallest, smallest), np.float32))
+    fits = np.zeros((1, smallest, smallest), np.float32)
+    match(matcher, fits, fits)
     too_small = np.zeros((1, smallest + 9, smallest - 1), np.float32)
     with pytest.raises(UserError, match=f"at least {smallest} pixels"):
-        matcher.fit(too_small)
-    from_yaml("lpips", net=net, image_size=smallest).fit(too_small)
+        match(matcher, too_small, too_small)
+    match(from_yaml("lpips", net=net, image_size=smallest), too_small, too_small)
 
 
 @pytest.mark.parametrize("name", ["lpips", "psnr", "ncc", "encoder_features"])

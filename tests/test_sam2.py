@@ -17,7 +17,8 @@ from fsmis.bench.two_frame import make_responsive
 from fsmis.errors import UserError
 from fsmis.prompting import Prompts, segment_prompted
 from fsmis.segmenters.architecture import build_sam2
-from fsmis.segmenters.sam2 import Features, Sam2
+from fsmis.segmenters.features import Features
+from fsmis.segmenters.sam2 import Sam2
 
 CONF = Path(__file__).parents[1] / "conf"
 SIZE = 256

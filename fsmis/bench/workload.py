@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
-from fsmis.phantom import BRIGHTEST, generate
+from fsmis.phantom.prepared import BRIGHTEST, generate
 
 GREYS = 255  # images have 8 bits, so that a file between two steps loses nothing
 

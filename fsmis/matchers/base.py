@@ -6,7 +6,7 @@ from typing import ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 
-from fsmis.segmenters.sam2 import Features
+from fsmis.segmenters.features import Features
 
 # What a matcher reads: images float32 [B, H, W] in [0, 1], or the segmenter's features of B images.
 Slices = TypeVar("Slices", np.ndarray, Features)

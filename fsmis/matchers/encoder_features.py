@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fsmis.errors import UserError
 from fsmis.matchers.features import FeatureMatcher
-from fsmis.segmenters.sam2 import Features
+from fsmis.segmenters.features import Features
 
 
 class EncoderFeatures(FeatureMatcher[Features]):

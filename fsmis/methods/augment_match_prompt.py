@@ -17,7 +17,8 @@ from fsmis.matching import match
 from fsmis.methods.base import Match, Method
 from fsmis.prompting import Prompts, Segment, segment_prompted
 from fsmis.protocol import Episode
-from fsmis.segmenters.sam2 import Features, Sam2
+from fsmis.segmenters.features import Features
+from fsmis.segmenters.sam2 import Sam2
 from fsmis.support_set import SupportSet, SupportSetConstruction
 from fsmis.volume_pass import VolumePass
 

@@ -7,7 +7,6 @@ step is batched and each image is encoded once however many organs and slices us
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,62 +19,9 @@ from fsmis.errors import UserError
 from fsmis.segmenters.architecture import build_sam2
 from fsmis.segmenters.checkpoints import load_weights
 from fsmis.segmenters.device import resolve_device
-
-Rows = Tensor | np.ndarray | slice | list[int]  # what indexes a batch
+from fsmis.segmenters.features import Features, Memory
 
 NO_OBJECT = -1024.0  # SAM2's own logit for "the object is not in this frame"
-
-
-@dataclass(frozen=True)
-class Features:
-    """Image features of B images, indexable along the batch.
-
-    Attributes:
-        levels: ``[B, C/8, 4h, 4h]``, ``[B, C/4, 2h, 2h]``, ``[B, C, h, h]``; h = image size / 16.
-        position: position encoding of the last level, ``[1, C, h, h]``.
-    """
-
-    levels: list[Tensor]
-    position: Tensor
-
-    def __len__(self) -> int:
-        return len(self.levels[-1])
-
-    def __getitem__(self, rows: Rows) -> Features:
-        return Features([level[rows] for level in self.levels], self.position)
-
-    @staticmethod
-    def cat(parts: list[Features]) -> Features:
-        """Join features along the batch."""
-        levels = [torch.cat(level) for level in zip(*(p.levels for p in parts), strict=True)]
-        return Features(levels, parts[0].position)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Memories of B (image, mask) pairs, indexable along the batch.
-
-    Attributes:
-        features: bfloat16 ``[B, M, h, h]``, as the public predictor keeps them.
-        position: ``[1, M, h, h]``.
-        pointer: object pointer ``[B, C]``.
-    """
-
-    features: Tensor
-    position: Tensor
-    pointer: Tensor
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, rows: Rows) -> Memory:
-        return Memory(self.features[rows], self.position, self.pointer[rows])
-
-    @staticmethod
-    def cat(parts: list[Memory]) -> Memory:
-        """Join memories along the batch."""
-        features = torch.cat([p.features for p in parts])
-        return Memory(features, parts[0].position, torch.cat([p.pointer for p in parts]))
 
 
 class Sam2:
@@ -173,8 +119,16 @@ class Sam2:
         """
         with self._autocast():
             mask, _, object_score = self.decode(features, memories)
-        mask = torch.where(object_score[..., None, None] > 0, mask.float(), NO_OBJECT)
-        return F.interpolate(mask, size, mode="bilinear", align_corners=False)[:, 0]
+        return resized(gated(mask, object_score), size)
+
+    @torch.inference_mode()
+    def segment_points(
+        self, features: Features, coordinates: Tensor, labels: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """The same for images prompted by points or boxes, see :meth:`decode_points`."""
+        with self._autocast():
+            mask, _, object_score = self.decode_points(features, coordinates, labels)
+        return resized(gated(mask, object_score), size)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -203,42 +157,94 @@ class Sam2:
         low, _, _, _, _, pointer, score = self.model._use_mask_as_output(top, high, masks)
         # The predictor keeps masks at a quarter of the resolution and memorises them upsampled.
         mask = F.interpolate(low, masks.shape[-2:], mode="bilinear", align_corners=False)
+        return self._memory(top, mask, pointer, score, given=True)
+
+    def _memory(
+        self, top: Tensor, mask: Tensor, pointer: Tensor, object_score: Tensor, given: bool
+    ) -> Memory:
         encoded, position = self.model._encode_new_memory(
             current_vision_feats=[_sequence(top)],
             feat_sizes=[top.shape[-2:]],
             pred_masks_high_res=mask,
-            object_score_logits=score,
-            is_mask_from_pts=True,
+            object_score_logits=object_score,
+            is_mask_from_pts=given,
         )
         return Memory(encoded.to(torch.bfloat16), position[-1][:1], pointer)
 
     def decode(self, features: Features, memories: list[Memory]) -> tuple[Tensor, Tensor, Tensor]:
         """Ungated quarter-resolution logits ``[B, 1, 4h, 4h]``, predicted IoU ``[B, 1]`` and object
         score ``[B, 1]`` of the frame that follows the memories (differentiable)."""
+        *high, top = features.levels
+        conditioned = self._conditioned(features, memories, [], len(memories) + 1)
+        no_point = torch.zeros(len(features), 1, 2, device=top.device)
+        padding = -torch.ones(len(features), 1, dtype=torch.int32, device=top.device)
+        return self._decode(conditioned, high, no_point, padding)
+
+    @torch.inference_mode()
+    def track(
+        self,
+        features: Features,
+        support: list[Memory],
+        past: list[Memory],
+        num_frames: int,
+        size: tuple[int, int],
+    ) -> tuple[Tensor, Memory]:
+        """Segment the next frame of a video, and memorise what was found on it.
+
+        Args:
+            features: of the next frame, B rows, each of another video.
+            support: memories of the prompted frames that open the video, each with B rows.
+            past: what earlier calls made of the frames between, in order, each with B rows.
+            num_frames: of the whole video, which scales how it encodes time.
+            size: (H, W) of the logits.
+
+        Returns:
+            Mask logits float32 ``[B, H, W]``, foreground above 0, and the frame's memory.
+        """
         model = self.model
         *high, top = features.levels
-        rows = len(features)
-        position = features.position.expand(rows, -1, -1, -1)
-        frames = {
-            frame: {
+        with self._autocast():
+            conditioned = self._conditioned(features, support, past, num_frames)
+            _, _, _, low, high_mask, pointer, object_score = model._forward_sam_heads(
+                conditioned,
+                high_res_features=high,
+                multimask_output=model._use_multimask(False, None),
+            )
+            memory = self._memory(top, high_mask, pointer, object_score, given=False)
+        return resized(low, size), memory
+
+    def _conditioned(
+        self, features: Features, support: list[Memory], past: list[Memory], num_frames: int
+    ) -> Tensor:
+        """Last level of the frame that follows the memories, having attended to them."""
+        top = features.levels[-1]
+
+        def encodings(position: Tensor) -> Tensor:
+            return position.expand(len(features), -1, -1, -1)
+
+        frames = [
+            {
                 "maskmem_features": memory.features,
-                "maskmem_pos_enc": [memory.position.expand(rows, -1, -1, -1)],
+                "maskmem_pos_enc": [encodings(memory.position)],
                 "obj_ptr": memory.pointer,
             }
-            for frame, memory in enumerate(memories)
-        }
-        conditioned = model._prepare_memory_conditioned_features(
-            frame_idx=len(memories),
+            for memory in (*support, *past)
+        ]
+        numbered = dict(enumerate(frames))
+        return self.model._prepare_memory_conditioned_features(
+            frame_idx=len(frames),
             is_init_cond_frame=False,
             current_vision_feats=[_sequence(top)],
-            current_vision_pos_embeds=[_sequence(position)],
+            current_vision_pos_embeds=[_sequence(encodings(features.position))],
             feat_sizes=[top.shape[-2:]],
-            output_dict={"cond_frame_outputs": frames, "non_cond_frame_outputs": {}},
-            num_frames=len(memories) + 1,
+            output_dict={
+                "cond_frame_outputs": {f: numbered[f] for f in range(len(support))},
+                "non_cond_frame_outputs": {
+                    f: numbered[f] for f in range(len(support), len(frames))
+                },
+            },
+            num_frames=num_frames,
         )
-        no_point = torch.zeros(rows, 1, 2, device=top.device)
-        padding = -torch.ones(rows, 1, dtype=torch.int32, device=top.device)
-        return self._decode(conditioned, high, no_point, padding)
 
     def decode_points(
         self, features: Features, coordinates: Tensor, labels: Tensor
@@ -274,6 +280,16 @@ class Sam2:
         best = iou.argmax(1, keepdim=True)
         masks = masks.take_along_dim(best[..., None, None], 1)
         return masks, iou.take_along_dim(best, 1), object_score
+
+
+def gated(mask: Tensor, object_score: Tensor) -> Tensor:
+    """Mask logits ``[B, 1, h, w]``, nowhere an object where its score ``[B, 1]`` is 0 or less."""
+    return torch.where(object_score[..., None, None] > 0, mask.float(), NO_OBJECT)
+
+
+def resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits ``[B, 1, h, w]`` as ``[B, H, W]``."""
+    return F.interpolate(mask, size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _sequence(maps: Tensor) -> Tensor:

@@ -1,0 +1,56 @@
+"""Videos that open with labelled frames: each segmented frame is memory of the ones after it."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsmis.segmenters.features import Features, Memory
+from fsmis.segmenters.sam2 import Sam2
+
+
+def propagate(
+    segmenter: Sam2,
+    features: Features,
+    videos: list[np.ndarray],
+    support: Memory,
+    size: tuple[int, int],
+) -> list[Tensor]:
+    """Segment V videos frame after frame, as ``SAM2VideoPredictor`` would each of them.
+
+    Args:
+        segmenter: the video model; up to ``batch_size`` videos of one length go together.
+        features: of all frames.
+        videos: int ``[L]`` for each video, the rows of ``features`` that are its frames, in order.
+        support: memory of the prompted frame that opens each video, V rows.
+        size: (H, W) of the logits.
+
+    Returns:
+        Logits float32 ``[L, H, W]`` of each video, foreground above 0.
+    """
+    lengths = np.array([len(video) for video in videos])
+    logits: dict[int, Tensor] = {}
+    for length in np.unique(lengths):
+        alike = np.flatnonzero(lengths == length)
+        for start in range(0, len(alike), segmenter.batch_size):
+            batch = alike[start : start + segmenter.batch_size]
+            frames = np.stack([videos[video] for video in batch], axis=1)
+            found = _propagate_batch(segmenter, features, frames, support[batch], size)
+            logits |= dict(zip(batch.tolist(), found.unbind(1), strict=True))
+    return [logits[video] for video in range(len(videos))]
+
+
+def _propagate_batch(
+    segmenter: Sam2,
+    features: Features,
+    frames: np.ndarray,
+    support: Memory,
+    size: tuple[int, int],
+) -> Tensor:
+    """Logits ``[L, V, H, W]`` of frames int ``[L, V]``, rows of the features."""
+    logits: list[Tensor] = []
+    past: list[Memory] = []
+    for rows in frames:
+        found, memory = segmenter.track(features[rows], [support], past, 1 + len(frames), size)
+        logits.append(found)
+        past.append(memory)
+    return torch.stack(logits)

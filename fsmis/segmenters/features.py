@@ -1,0 +1,63 @@
+"""What SAM2 keeps of images and of masks on them: tensors that share their batch dimension."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Rows = Tensor | np.ndarray | slice | list[int]  # what indexes a batch
+
+
+@dataclass(frozen=True)
+class Features:
+    """Image features of B images, indexable along the batch.
+
+    Attributes:
+        levels: ``[B, C/8, 4h, 4h]``, ``[B, C/4, 2h, 2h]``, ``[B, C, h, h]``; h = image size / 16.
+        position: position encoding of the last level, ``[1, C, h, h]``.
+    """
+
+    levels: list[Tensor]
+    position: Tensor
+
+    def __len__(self) -> int:
+        return len(self.levels[-1])
+
+    def __getitem__(self, rows: Rows) -> Features:
+        return Features([level[rows] for level in self.levels], self.position)
+
+    @staticmethod
+    def cat(parts: list[Features]) -> Features:
+        """Join features along the batch."""
+        levels = [torch.cat(level) for level in zip(*(p.levels for p in parts), strict=True)]
+        return Features(levels, parts[0].position)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memories of B (image, mask) pairs, indexable along the batch.
+
+    Attributes:
+        features: bfloat16 ``[B, M, h, h]``, as the public predictor keeps them.
+        position: ``[1, M, h, h]``.
+        pointer: object pointer ``[B, C]``.
+    """
+
+    features: Tensor
+    position: Tensor
+    pointer: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: Rows) -> Memory:
+        return Memory(self.features[rows], self.position, self.pointer[rows])
+
+    @staticmethod
+    def cat(parts: list[Memory]) -> Memory:
+        """Join memories along the batch."""
+        features = torch.cat([p.features for p in parts])
+        return Memory(features, parts[0].position, torch.cat([p.pointer for p in parts]))
