@@ -21,10 +21,15 @@ def write_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
     write_atomic(path, image.getvalue())
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
     Its folder is made where it is missing.
+
+    Args:
+        path: the file.
+        content: all of it.
+        durable: waits until it is on the disk; without, a power failure may leave a part.
 
     Raises:
         UserError: the folder cannot be written or the disk is full; the old file stays.
@@ -37,8 +42,9 @@ def write_atomic(path: Path, content: bytes) -> None:
         ) as file:
             temporary = Path(file.name)
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.chmod(0o644)  # a temporary file is private, a result is not
         temporary.replace(path)
     except OSError as error:

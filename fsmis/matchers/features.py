@@ -1,7 +1,6 @@
 """Matchers whose distance is the squared Euclidean distance of feature vectors, image by image."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,7 +12,8 @@ from fsmis.matchers.base import Matcher, Slices
 class FeatureMatcher(Matcher[Slices]):
     """One vector an image, one matrix product for all S x N pairs.
 
-    Copies are kept (N x F float32), queries are streamed, both ``batch_size`` images at a time.
+    The vectors of the fewer, copies or queries, are kept (F float32 each), those of the others
+    streamed, ``batch_size`` images at a time: memory does not grow with the size of a support set.
 
     Attributes:
         images_encoded: images whose vectors were computed, counted over all calls.
@@ -29,20 +29,34 @@ class FeatureMatcher(Matcher[Slices]):
     def vectors(self, slices: Slices) -> Tensor:
         """Vectors float32 ``[B, F]`` of B images."""
 
-    @torch.inference_mode()
+    def encode(self, slices: Slices) -> Tensor:
+        """The same, counted."""
+        self.images_encoded += len(slices)
+        return self.vectors(slices)
+
     def fit(self, support: Slices) -> None:
-        self._copies = torch.cat(list(self._encode(support)))
+        self._support: Slices = support
 
     @torch.inference_mode()
     def distance(self, queries: Slices) -> Tensor:
-        batches = self._encode(queries)
-        return torch.cat([squared_distances(batch, self._copies) for batch in batches])
+        if len(queries) > len(self._support):
+            return self._pairs(self._support, queries).T
+        return self._pairs(queries, self._support)
 
-    def _encode(self, slices: Slices) -> Iterator[Tensor]:
-        for start in range(0, len(slices), self.batch_size):
-            batch = slices[start : start + self.batch_size]
-            self.images_encoded += len(batch)
-            yield self.vectors(batch)
+    def _pairs(self, kept: Slices, streamed: Slices) -> Tensor:
+        """Squared distances ``[len(kept), len(streamed)]``."""
+        # Joining parts would hold them twice.
+        vectors = torch.empty(0)
+        for start in range(0, len(kept), self.batch_size):
+            batch = self.encode(kept[start : start + self.batch_size])
+            if not start:
+                vectors = batch.new_empty(len(kept), batch.shape[1])
+            vectors[start : start + self.batch_size] = batch
+        columns = [
+            squared_distances(vectors, self.encode(streamed[start : start + self.batch_size]))
+            for start in range(0, len(streamed), self.batch_size)
+        ]
+        return torch.cat(columns, dim=1)
 
 
 def squared_distances(queries: Tensor, copies: Tensor, columns: int = 8192) -> Tensor:

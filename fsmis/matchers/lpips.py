@@ -1,11 +1,14 @@
 """LPIPS of all pairs from one backbone pass an image (Zhang et al., arXiv 1801.03924)."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from lpips import normalize_tensor
 from torch import Tensor
 
 from fsmis.errors import UserError
+from fsmis.feature_cache import FeatureCache, fingerprint
 from fsmis.matchers.backbones import BACKBONES, build_lpips
 from fsmis.matchers.features import FeatureMatcher
 from fsmis.matchers.images import to_tensor
@@ -17,8 +20,8 @@ class Lpips(FeatureMatcher[np.ndarray]):
 
     LPIPS sums w_lc (a_lc - b_lc)^2 over layers l and channels c of unit-normalised feature maps
     and averages over positions; scaling each map by sqrt(w_lc / positions) makes it a squared
-    Euclidean distance of one vector an image. Keeps 0.6 (alex), 2.2 (squeeze) or 8.0 (vgg) million
-    floats a copy at 256 x 256.
+    Euclidean distance of one vector an image: 0.6 (alex), 2.2 (squeeze) or 8.0 (vgg) million floats
+    at 256 x 256.
 
     Args:
         net: ``alex``, ``vgg`` or ``squeeze``.
@@ -27,6 +30,8 @@ class Lpips(FeatureMatcher[np.ndarray]):
         batch_size: images of one backbone pass.
         device: see :func:`fsmis.segmenters.device.resolve_device`.
         seed: of ``weights=random``.
+        cache: keeps the vectors of images; rounding in their last bit depends on the images that
+            share a backbone pass, far below what :func:`fsmis.matching.nearest` takes as a tie.
 
     Raises:
         UserError: weights missing or unfit, here, before the first volume.
@@ -40,6 +45,7 @@ class Lpips(FeatureMatcher[np.ndarray]):
         batch_size: int,
         device: str,
         seed: int,
+        cache: FeatureCache | None = None,
     ):
         super().__init__(batch_size)
         self.device = resolve_device(device)
@@ -47,6 +53,21 @@ class Lpips(FeatureMatcher[np.ndarray]):
         self.min_size = BACKBONES[net].min_size
         self.net = net
         self.image_size = image_size
+        self.cache = cache
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        settings = {"lpips": self.net, "image_size": self.image_size}
+        return fingerprint(self.model, settings, self.device)
+
+    def encode(self, slices: np.ndarray) -> Tensor:
+        if self.cache is None:
+            return super().encode(slices)
+
+        def encode(images: np.ndarray) -> list[Tensor]:
+            return [super(Lpips, self).encode(images)]
+
+        return self.cache.reuse(self._fingerprint, slices, encode)[0].to(self.device)
 
     def vectors(self, slices: np.ndarray) -> Tensor:
         """Scaled feature vectors ``[B, F]``.
