@@ -7,3 +7,7 @@ class UserError(Exception):
     Command lines print it as ``error: <message>`` and exit with code 2, without a traceback unless
     the environment variable ``FSMIS_TRACEBACK`` is set.
     """
+
+
+class ScanError(UserError):
+    """A scan that cannot be read; the other scans of a run go on."""

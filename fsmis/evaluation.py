@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from fsmis.datasets import Dataset, Scan
+from fsmis.errors import ScanError, UserError
 from fsmis.methods.base import Match, Method
 from fsmis.metrics import score
 from fsmis.nifti import write_mask
@@ -86,12 +87,15 @@ class Evaluation:
         """Segment one query scan.
 
         Raises:
-            UserError: a scan cannot be read.
+            ScanError: a scan cannot be read.
             KeyError: the method left out an organ.
         """
-        query = self._dataset.load(cell.query_scan)
+        try:
+            query = self._dataset.load(cell.query_scan)
+            support = self._load_support(cell.support_scan)
+        except UserError as error:
+            raise ScanError(str(error)) from error
         split = Split(cell.fold, cell.support_scan, [cell.query_scan])
-        support = self._load_support(cell.support_scan)
         episode = self._protocol.episode(self._dataset, split, support, query)
         labels = self._dataset.organs
         truths = {

@@ -2,7 +2,8 @@
 
 The truth is one JSON file for each cell (fold and query scan), renamed into place when complete;
 ``scores.csv`` is rebuilt from them. A cell is *done* with its rows, *failed* with a reason,
-*interrupted*, or *missing*; only done ones are used again. A file that does not parse is missing.
+*interrupted*, *running* by a process, which may have been killed since, or *missing*; only done
+ones are used again. A file that does not parse is missing.
 """
 
 import json
@@ -16,6 +17,7 @@ import pandas as pd
 
 from fsmis.atomic import write_atomic
 from fsmis.errors import UserError
+from fsmis.heartbeat import author
 
 COLUMNS = [
     *("dataset", "method", "variant", "protocol", "fold", "support_scan", "query_scan", "organ"),
@@ -96,13 +98,21 @@ class RunFolder:
         if self.read(cell)["state"] != "done":
             self._write(cell, {"state": state, "reason": reason})
 
+    def begin(self, cell: Cell, since: str) -> Path:
+        """Record a cell as ``running`` here; returns the file, to be kept ``beating``."""
+        return self._write(cell, {"state": "running", "since": since, **author()})
+
     def forget(self, cell: Cell) -> None:
         """Make a cell missing."""
-        (self.path / f"cells/{cell.name}.json").unlink(missing_ok=True)
+        self.cell_file(cell).unlink(missing_ok=True)
+
+    def cell_file(self, cell: Cell) -> Path:
+        """The file that records a cell."""
+        return self.path / f"cells/{cell.name}.json"
 
     def read(self, cell: Cell) -> dict[str, Any]:
-        """State of a cell, with ``rows`` where it is ``done``, else with a ``reason``."""
-        record = read_json(self.path / f"cells/{cell.name}.json")
+        """State of a cell, with what ``finish``, ``fail`` or ``begin`` noted."""
+        record = read_json(self.cell_file(cell))
         return record if record is not None and _is_valid(record) else {"state": "missing"}
 
     def states(self, cells: list[Cell], scores: pd.DataFrame) -> list[str]:
@@ -160,8 +170,8 @@ class RunFolder:
         rows = [row for record in done for row in record.get("rows", [])]
         return sorted(rows, key=lambda row: (row["fold"], int(row["query_scan"])))
 
-    def _write(self, cell: Cell, record: dict[str, Any]) -> None:
-        self.write_json(f"cells/{cell.name}.json", {**asdict(cell), **record})
+    def _write(self, cell: Cell, record: dict[str, Any]) -> Path:
+        return self.write_json(f"cells/{cell.name}.json", {**asdict(cell), **record})
 
 
 def require_writable(folder: str | Path) -> None:
@@ -189,7 +199,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def _is_valid(record: dict[str, Any]) -> bool:
     if record.get("state") != "done":
-        return record.get("state") in ("failed", "interrupted")
+        return record.get("state") in ("failed", "interrupted", "running")
     rows = record.get("rows")
     return isinstance(rows, list) and all(set(COLUMNS) <= set(row) for row in rows)
 

@@ -6,12 +6,13 @@ Exit code 0: all requested scans are scored; 1: some failed; 2: bad input or set
 
 import os
 import sys
+import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -19,13 +20,17 @@ from omegaconf import DictConfig, OmegaConf
 from fsmis import display, figures
 from fsmis.cli import CONF_DIR, SOME_FAILED, USER_ERROR, Interrupted, command_line, interruptible
 from fsmis.datasets import Dataset
-from fsmis.errors import UserError
+from fsmis.errors import ScanError, UserError
 from fsmis.evaluation import Evaluation, Segmented
+from fsmis.heartbeat import author, beating
 from fsmis.protocol import Protocol
 from fsmis.provenance import code_version, now, provenance
 from fsmis.records import Cell, RunFolder, require_writable
 from fsmis.settings import RunSettings, converted, require_at_least
+from fsmis.shard import share
+from fsmis.sweep import killed_jobs
 from fsmis.tables import write_summary
+from fsmis.threads import limit_threads
 from fsmis.variant import identity, news, variant_hash, weights_of
 
 
@@ -54,11 +59,11 @@ class Run:
         self.cfg = cfg
         self.dataset: Dataset = instantiate(cfg.dataset)
         self.protocol: Protocol = instantiate(cfg.protocol)
-        self.requested = self._cells(self.protocol)
         every_fold = self._cells(instantiate(cfg.protocol, fold="all"))
         self.evaluation = Evaluation(cfg.method, self.dataset, self.protocol)
         identified = identity(cfg, self.dataset)
         variant = variant_hash(identified)
+        self.requested = share(self._cells(self.protocol), every_fold, cfg.shard, variant)
         self.labels = {
             "dataset": self.dataset.name,
             "method": choices["method"],
@@ -105,20 +110,27 @@ class Run:
         """Segment, score and record one cell; what fails is recorded with its reason.
 
         Raises:
-            UserError: something that the user has to mend first.
+            UserError: something other than a scan, to be mended first.
         """
+        start = time.perf_counter()
         # what an earlier computation left must not pass for this one's
-        self.folder.forget(cell)
+        record = self.folder.begin(cell, now())
         self._figure(cell).unlink(missing_ok=True)
         try:
-            segmented = self.evaluation.segment(cell)
-            if self.cfg.save_predictions:
-                segmented.write(self._prediction(cell), self.dataset.organs)
-            if self.cfg.figures == "all":
-                self._draw(cell, segmented)
-            rows = [{**self.labels, **row} for row in segmented.rows()]
-            self.folder.finish(cell, rows, skipped=segmented.episode.skipped, code=self._code)
-        except UserError:
+            with beating(record):
+                segmented = self.evaluation.segment(cell)
+                if self.cfg.save_predictions:
+                    segmented.write(self._prediction(cell), self.dataset.organs)
+                if self.cfg.figures == "all":
+                    self._draw(cell, segmented)
+                rows = [{**self.labels, **row} for row in segmented.rows()]
+            wall = {"wall_seconds": time.perf_counter() - start, **author()}
+            skipped = segmented.episode.skipped
+            self.folder.finish(cell, rows, skipped=skipped, code=self._code, **wall)
+        except ScanError as error:
+            self.folder.fail(cell, "failed", str(error))
+        except UserError:  # settings, or a results folder that is full: every scan would fail
+            self.folder.forget(cell)
             raise
         except Exception as error:  # such as a GPU out of memory: the other scans go on
             self.folder.fail(cell, "failed", f"{type(error).__name__}: {error}")
@@ -172,6 +184,7 @@ def execute(cfg: DictConfig, choices: dict[str, str]) -> int:
     """Do a whole run and print its table; returns the exit code."""
     cell: Cell | None = None
     run = Run(cfg, choices)
+    limit_threads(run.cfg.threads)
     for line in run.news:
         display.console.print(line)
     pending, organs = run.pending(), list(run.dataset.organs)
@@ -207,34 +220,37 @@ def execute(cfg: DictConfig, choices: dict[str, str]) -> int:
     return SOME_FAILED if failed else 0
 
 
-class JobFailed(CompactHydraException):
-    """A job of a sweep has said why it failed; Hydra goes on with the others."""
-
-
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Run once, as one job of a sweep too: there, a job that fails leaves the others running."""
+def main(cfg: DictConfig) -> str | None:
+    """Run once, as one job of a sweep too: there, a job that fails leaves the others running.
+
+    Returns:
+        Why a job of a sweep failed, for ``SweepSummary``; None where it did not.
+    """
     job = HydraConfig.get()
+    alone = job.mode is not RunMode.MULTIRUN
     try:
         with command_line():
             code = execute(cfg, dict(job.runtime.choices))
         if code:
             raise SystemExit(code)
     except SystemExit as stop:
-        alone = job.mode is not RunMode.MULTIRUN
         if alone or stop.code not in (SOME_FAILED, USER_ERROR):
             raise
-        raise JobFailed(stop.__cause__ or "some scans failed") from None
+        return str(stop.__cause__ or "some scans failed")
+    except Exception as error:
+        if alone:
+            raise
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def command() -> None:
     """The command line: ``main``, and one line for what Hydra itself refuses."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors and does not print
-    with command_line():
-        try:
-            main()
-        except JobFailed:  # said already, and once more in the summary of the sweep
-            raise SystemExit(SOME_FAILED) from None
+    with command_line(), killed_jobs():
+        main()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ class RunSettings:
     figure_slices: int
     save_predictions: bool
     force: bool
+    shard: str | None
+    threads: int | None
 
 
 @dataclass

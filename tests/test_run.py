@@ -75,8 +75,15 @@ def run_here(overrides: list[str]) -> int:
 
 
 def cells(results: Path) -> dict[str, float]:
-    """Time of change of every cell file, by name."""
-    return {path.name: path.stat().st_mtime_ns for path in results.rglob("cells/*.json")}
+    """Time of change of every cell file, by name, in the order of the run."""
+    paths = sorted(results.rglob("cells/*.json"))
+    return {path.name: path.stat().st_mtime_ns for path in paths}
+
+
+def states(results: Path) -> list[str]:
+    """State of every cell that has a file, in the order of the run."""
+    paths = sorted(results.rglob("cells/*.json"))
+    return [json.loads(path.read_text())["state"] for path in paths]
 
 
 def test_run_writes_what_design_promises(small_root: Path, tmp_path: Path) -> None:
@@ -127,28 +134,30 @@ def test_resume_gives_the_same_scores_as_one_go(small_root: Path, tmp_path: Path
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
 def test_stopped_run_is_finished_by_the_same_command(
-    phantom_root: Path, tmp_path: Path, number: signal.Signals
+    phantom_root: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     results = tmp_path / "runs"
     overrides = copy_mask(phantom_root, results)
     process = subprocess.Popen(
         command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while process.poll() is None and not cells(results):
+    while process.poll() is None and not states(results).count("done"):
         time.sleep(0.01)
     process.send_signal(number)
     _, errors = process.communicate()
-    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 143)
-    if number == signal.SIGTERM:
+    assert process.returncode == code
+    if number != signal.SIGKILL:
         assert "the same command resumes" in errors and "Traceback" not in errors
-    before = cells(results)
-    states = {p.name: json.loads(p.read_text())["state"] for p in results.rglob("cells/*.json")}
-    kept = {name: changed for name, changed in before.items() if states[name] == "done"}
-    assert 1 <= len(kept) < 4
+    before, stopped = cells(results), states(results)
+    assert 1 <= stopped.count("done") < 4
+    assert stopped[-1] in ("done", "running" if number == signal.SIGKILL else "interrupted")
     assert run_here(overrides) == 0
-    assert kept.items() <= cells(results).items()
+    kept = list(before.items())[: stopped.count("done")]
+    assert set(kept) <= cells(results).items()
     assert len(pd.read_csv(next(results.rglob("scores.csv")))) == 16
 
 
@@ -213,6 +222,8 @@ def command_here(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
         (["seed=${nothing}"], "Interpolation key 'nothing' not found"),
         (["worst_figures=-1"], "worst_figures=-1: choose 0 or more"),
         (["figure_slices=0"], "figure_slices=0: choose 1 or more"),
+        (["shard=0/4"], "shard=0/4: give i/n, the share i of n"),
+        (["threads=0"], "threads=0: choose 1 or more"),
         (["figures=some"], "figures=some: choose one of none, worst, all"),
         (["dataset.percentiles=[99,1]"], "percentiles=[99, 1]: give two from 0 to 100"),
         (["method=augment_match_prompt", "segmenter.checkpoint=no.pt"], "segmenter.checkpoint=no."),
@@ -240,15 +251,20 @@ def test_command_line_ends_on_bad_input_without_traceback(tmp_path: Path) -> Non
     assert done.stderr.count("\n") == 1
 
 
-def test_damaged_scan_stops_the_run_and_what_is_done_stays(
-    data: Path, tmp_path, monkeypatch, capsys
-):
+def test_damaged_scan_fails_and_the_others_go_on(data: Path, tmp_path: Path, capsys) -> None:
     (data / "image_2.nii.gz").write_bytes((data / "image_2.nii.gz").read_bytes()[:3000])
-    assert command_here(copy_mask(data, tmp_path / "runs"), monkeypatch) == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith(f"error: {data}/image_2.nii.gz: cannot be read, probably truncated")
-    assert errors.count("\n") == 1
-    assert list(cells(tmp_path)) == ["fold0_scan1.json"]
+    assert run_here(copy_mask(data, tmp_path / "runs")) == 1
+    shown = capsys.readouterr()
+    reason = f"{data}/image_2.nii.gz: cannot be read, probably truncated"
+    assert f"scan 2 of fold 0 failed: {reason}" in shown.err
+    assert "partial: 3/4 scans (1 failed)" in shown.out
+    assert states(tmp_path) == ["done", "failed", "done", "done"]
+
+
+def test_damaged_support_fails_the_scans_of_its_fold(data: Path, tmp_path: Path) -> None:
+    (data / "label_3.nii.gz").write_bytes(b"")
+    assert run_here(copy_mask(data, tmp_path / "runs")) == 1
+    assert states(tmp_path) == ["failed", "failed", "failed", "done"]
 
 
 def test_full_disk_is_one_line_and_the_same_command_resumes(small_root, tmp_path: Path) -> None:

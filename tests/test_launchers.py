@@ -1,0 +1,87 @@
+"""Sweeps whose jobs run side by side: killed in the middle, they end as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from fsmis.records import COLUMNS
+
+SWEEP = ["dataset=phantom", "method=copy_mask", "protocol.fold=0,1"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(data: Path, results: Path, *more: str) -> list[str]:
+    where = [f"dataset.root={data}", f"results_dir={results}"]
+    return [sys.executable, "-m", "fsmis.run", "-m", *SWEEP, *where, *more]
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes)
+
+
+def records(results: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in results.glob("phantom/*/*/cells/*.json"):
+        try:
+            found.append(json.loads(path.read_text()))
+        except FileNotFoundError:  # being replaced
+            continue
+    return found
+
+
+def count(results: Path, state: str) -> int:
+    return sum(record["state"] == state for record in records(results))
+
+
+def rows(results: Path) -> pd.DataFrame:
+    """All scores of a sweep but the measured times."""
+    scores = pd.concat(map(pd.read_csv, sorted(results.glob("phantom/*/*/scores.csv"))))
+    return scores.drop(columns="seconds").reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(phantom_root: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The rows of the sweep, its jobs one after another."""
+    results = tmp_path_factory.mktemp("undisturbed")
+    process = start(command(phantom_root, results))
+    assert process.communicate()[1] == "" and process.returncode == 0
+    return rows(results)
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_sweep_with_a_killed_job_ends_with_the_rows_of_an_undisturbed_one(
+    phantom_root: Path, tmp_path: Path, undisturbed: pd.DataFrame, launcher: str
+) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    sweep = command(phantom_root, tmp_path, f"hydra/launcher={launcher}")
+    process = start(sweep)
+    victim = None
+    while victim is None and process.poll() is None:
+        running = [record for record in records(tmp_path) if record["state"] == "running"]
+        if running and count(tmp_path, "done"):
+            victim = running[0]["pid"]
+        time.sleep(0.01)
+    assert victim is not None, process.communicate()[1]
+    os.kill(victim, signal.SIGKILL)
+    errors = process.communicate()[1]
+    assert process.returncode == 1
+    assert "error: a job of the sweep died" in errors and "the same command resumes" in errors
+    assert "was stopped before its end" in errors and "Traceback" not in errors
+    assert count(tmp_path, "done") < 4
+
+    process = start(sweep)
+    assert process.communicate()[1] == "" and process.returncode == 0
+    assert len(undisturbed) == 16 and list(undisturbed.columns) == [
+        column for column in COLUMNS if column != "seconds"
+    ]
+    pd.testing.assert_frame_equal(rows(tmp_path), undisturbed)
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.glob(".sweep/jobs-*"))
