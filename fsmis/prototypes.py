@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def on_grid(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def on_grid(masks: Tensor, size: tuple[int, ...]) -> Tensor:
     """Float ``[B, h, w]``: the part of each grid cell that masks ``[B, H, W]`` cover."""
     return F.interpolate(masks[:, None].float(), size, mode="area")[:, 0]
 
