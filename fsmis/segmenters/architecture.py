@@ -7,14 +7,19 @@ from typing import Any
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fsmis.errors import UserError
 from fsmis.segmenters.files import SHIPPED
 
 
 def build_sam2(architecture: str, overrides: dict[str, Any]) -> torch.nn.Module:
-    """Build SAM2's network with random weights, in eval mode.
+    """SAM2's network with random weights, in eval mode; see :func:`read_architecture`."""
+    return instantiate(read_architecture(architecture, overrides)).eval()
+
+
+def read_architecture(architecture: str, overrides: dict[str, Any]) -> DictConfig:
+    """The configuration that SAM2's network is instantiated from.
 
     Args:
         architecture: a config of the ``sam2`` package such as
@@ -42,4 +47,4 @@ def build_sam2(architecture: str, overrides: dict[str, Any]) -> torch.nn.Module:
     config = OmegaConf.load(path)
     for key, value in overrides.items():
         OmegaConf.update(config.model, key, value, force_add=True)
-    return instantiate(config.model).eval()
+    return config.model

@@ -61,3 +61,8 @@ class Memory:
         """Join memories along the batch."""
         features = torch.cat([p.features for p in parts])
         return Memory(features, parts[0].position, torch.cat([p.pointer for p in parts]))
+
+
+def sequence(maps: Tensor) -> Tensor:
+    """[B, C, h, w] -> [hw, B, C], the layout of SAM2's transformers."""
+    return maps.flatten(2).permute(2, 0, 1)

@@ -7,28 +7,31 @@ step is batched and each image is encoded once however many organs and slices us
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from fsmis.errors import UserError
-from fsmis.segmenters.architecture import build_sam2
+from fsmis.feature_cache import FeatureCache, fingerprint
+from fsmis.segmenters.architecture import read_architecture
 from fsmis.segmenters.checkpoints import load_weights
 from fsmis.segmenters.device import resolve_device
-from fsmis.segmenters.features import Features, Memory
-
-NO_OBJECT = -1024.0  # SAM2's own logit for "the object is not in this frame"
+from fsmis.segmenters.features import Features, Memory, sequence
+from fsmis.segmenters.frames import to_frames
+from fsmis.segmenters.logits import gated, resized
 
 
 class Sam2:
     """SAM2 or SAM2.1 as a segmenter of three calls.
 
     Args:
-        architecture: see :func:`fsmis.segmenters.architecture.build_sam2`.
+        architecture: see :func:`fsmis.segmenters.architecture.read_architecture`.
         checkpoint: Hugging Face hub id (``facebook/sam2.1-hiera-tiny``), a local ``.pt`` or
             ``.safetensors`` file, ``sam2_mini.safetensors`` (shipped beside this file), or
             ``random`` (seeded weights, for tests and benchmarks).
@@ -37,9 +40,10 @@ class Sam2:
         mean, std: per-channel normalisation of [0, 1] pixels.
         overrides: changes to the architecture, dotted keys below ``model``.
         batch_size: rows, (query slice, organ) pairs, of one query step.
-        encode_batch_size: images of one encoder pass.
+        encode_batch_size: images of one encoder pass; a CPU takes one at a time.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         seed: seed of the random weights.
+        cache: keeps the features of images; the weights must not change then.
 
     Raises:
         UserError: bad size or batch, checkpoint missing, damaged or of another architecture.
@@ -62,6 +66,7 @@ class Sam2:
         encode_batch_size: int = 4,
         device: str = "auto",
         seed: int = 0,
+        cache: FeatureCache | None = None,
     ):
         if image_size % 32 or image_size <= 0:
             raise UserError(f"segmenter.image_size={image_size} is not a multiple of 32")
@@ -71,7 +76,9 @@ class Sam2:
                 "1 or more"
             )
         torch.manual_seed(seed)
-        self.model: Any = build_sam2(architecture, {"image_size": image_size, **(overrides or {})})
+        overrides = {"image_size": image_size, **(overrides or {})}
+        self.architecture = read_architecture(architecture, overrides)
+        self.model: Any = instantiate(self.architecture).eval()
         if checkpoint != "random":
             load_weights(self.model, checkpoint, sha256)
         self.device = resolve_device(device)
@@ -83,18 +90,36 @@ class Sam2:
         self.std = torch.tensor(std, device=self.device).view(1, 3, 1, 1)
         self.batch_size = batch_size
         self.encode_batch_size = encode_batch_size
+        self.cache = cache
         self.images_encoded = 0
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> Features:
         """Image features of float32 ``[B, H, W]`` in [0, 1]; each image passes the encoder once."""
-        parts = []
-        for start in range(0, len(images), self.encode_batch_size):
-            pixels = self.pixels(images[start : start + self.encode_batch_size])
-            with self._autocast():
-                parts.append(self.features(pixels))
+        if self.cache is None:
+            levels = self._encode(images)
+        else:
+            levels = self.cache.reuse(self._fingerprint, images, self._encode)
+        levels = [level.to(self.device, memory_format=torch.channels_last) for level in levels]
+        position = self.model.image_encoder.neck.position_encoding(levels[-1][:1])
+        return Features(levels, position.to(levels[-1].dtype))
+
+    def _encode(self, images: np.ndarray) -> list[Tensor]:
+        # On a CPU rounding depends on which images share a pass, and a cache must change nothing.
+        batch = 1 if self.device.type == "cpu" else self.encode_batch_size
+        with self._autocast():
+            parts = [
+                self.features(self.pixels(images[start : start + batch]))
+                for start in range(0, len(images), batch)
+            ]
         self.images_encoded += len(images)
-        return Features.cat(parts)
+        return Features.cat(parts).levels
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        pixels = [self.mean.tolist(), self.std.tolist()]
+        settings = {"sam2": OmegaConf.to_container(self.architecture), "pixels": pixels}
+        return fingerprint(self.model, settings, self.device)
 
     @torch.inference_mode()
     def memorise(self, features: Features, masks: np.ndarray | Tensor) -> Memory:
@@ -131,19 +156,13 @@ class Sam2:
         return resized(gated(mask, object_score), size)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
-        )
+        kind = self.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda")
 
     def pixels(self, images: np.ndarray) -> Tensor:
-        """Network input ``[B, 3, S, S]`` of images in [0, 1], through 8 bits and PIL's bicubic
-        resize, as the public predictor reads its frames."""
-        size = (self.image_size, self.image_size)
-        frames = [
-            np.asarray(Image.fromarray(frame).resize(size))
-            for frame in (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
-        ]
-        grey = torch.from_numpy(np.stack(frames)).to(self.device)[:, None].float() / 255
+        """Network input ``[B, 3, S, S]`` of images in [0, 1]."""
+        frames = torch.from_numpy(to_frames(images, self.image_size)).to(self.device)
+        grey = frames[:, None].float() / 255
         return ((grey - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def features(self, pixels: Tensor) -> Features:
@@ -163,7 +182,7 @@ class Sam2:
         self, top: Tensor, mask: Tensor, pointer: Tensor, object_score: Tensor, given: bool
     ) -> Memory:
         encoded, position = self.model._encode_new_memory(
-            current_vision_feats=[_sequence(top)],
+            current_vision_feats=[sequence(top)],
             feat_sizes=[top.shape[-2:]],
             pred_masks_high_res=mask,
             object_score_logits=object_score,
@@ -234,8 +253,8 @@ class Sam2:
         return self.model._prepare_memory_conditioned_features(
             frame_idx=len(frames),
             is_init_cond_frame=False,
-            current_vision_feats=[_sequence(top)],
-            current_vision_pos_embeds=[_sequence(encodings(features.position))],
+            current_vision_feats=[sequence(top)],
+            current_vision_pos_embeds=[sequence(encodings(features.position))],
             feat_sizes=[top.shape[-2:]],
             output_dict={
                 "cond_frame_outputs": {f: numbered[f] for f in range(len(support))},
@@ -265,9 +284,8 @@ class Sam2:
         self, conditioned: Tensor, high: list[Tensor], coordinates: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         model = self.model
-        sparse, dense = model.sam_prompt_encoder(
-            points=(coordinates, labels), boxes=None, masks=None
-        )
+        points = coordinates, labels
+        sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=None)
         masks, iou, _, object_score = model.sam_mask_decoder(
             image_embeddings=conditioned,
             image_pe=model.sam_prompt_encoder.get_dense_pe(),
@@ -280,18 +298,3 @@ class Sam2:
         best = iou.argmax(1, keepdim=True)
         masks = masks.take_along_dim(best[..., None, None], 1)
         return masks, iou.take_along_dim(best, 1), object_score
-
-
-def gated(mask: Tensor, object_score: Tensor) -> Tensor:
-    """Mask logits ``[B, 1, h, w]``, nowhere an object where its score ``[B, 1]`` is 0 or less."""
-    return torch.where(object_score[..., None, None] > 0, mask.float(), NO_OBJECT)
-
-
-def resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits ``[B, 1, h, w]`` as ``[B, H, W]``."""
-    return F.interpolate(mask, size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def _sequence(maps: Tensor) -> Tensor:
-    """[B, C, h, w] -> [hw, B, C], the layout of SAM2's transformers."""
-    return maps.flatten(2).permute(2, 0, 1)
