@@ -1,0 +1,115 @@
+"""Charts of compared runs: mean Dice with its 95 % interval, in colours that all can tell apart."""
+
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from experiments.comparison import Comparison
+from fsmis.statistics import patient_means
+from fsmis.tables import MEAN
+
+COLOURS = "tableau-colorblind10"  # a style that comes with matplotlib
+PATIENTS = "0.65"  # grey
+MARKERS = "osD^vPX*"
+LINE = 0.28  # height of a run in a figure, inch
+SMALL = {"font.size": 8}
+BREADTH = 0.2  # of what is drawn around one place, either way
+
+
+def dots(comparison: Comparison, published: pd.Series | None = None) -> Figure:
+    """A line for each run: the patients, the mean and its interval; hollow where partial.
+
+    Args:
+        comparison: the runs.
+        published: mean Dice by name, drawn above the runs and without an interval.
+    """
+    theirs = pd.Series(dtype=float) if published is None else published
+    runs, frame, first = comparison.runs, comparison.frame, len(theirs)
+    labels = [*theirs.index, *(run.label for run in runs)]
+    with style.context([COLOURS, SMALL]):
+        figure = Figure(figsize=(6.5, 1.1 + LINE * len(labels)), layout="constrained")
+        axis = figure.subplots()
+        if first:
+            axis.plot(theirs, range(first), "D", color="C1", ms=4, label="published")
+        for y, run in enumerate(runs, first):
+            patients = patient_means(run.scans)
+            heights = y + np.linspace(-BREADTH, BREADTH, len(patients))
+            axis.scatter(patients, heights, s=6, color=PATIENTS, label="patients")
+            rows = frame.loc[[y - first]]
+            axis.errorbar(
+                rows[MEAN],
+                [y],
+                xerr=_bars(rows),
+                fmt="o",
+                color="C0",
+                mfc="white" if run.run.partial else "C0",
+                capsize=3,
+                label="mean, 95 % interval",
+            )
+        if comparison.reference is not None:
+            axis.axvline(comparison.reference.dice[MEAN], color="C0", linewidth=0.8, linestyle=":")
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set_ylim(len(labels) - 0.4, -0.6)
+        axis.set_xlabel("Dice %, mean over organs")
+        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def curve(comparison: Comparison, label: str) -> Figure:
+    """Dice of each organ, and the mean with its interval as a band, over the runs in their order.
+
+    Args:
+        comparison: the runs.
+        label: of the horizontal axis, on which the runs stand by name.
+    """
+    frame = comparison.frame
+    places = range(len(frame))
+    with style.context([COLOURS, SMALL]):
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axis = figure.subplots()
+        organs = [organ for organ in comparison.runs[0].dice.index if organ != MEAN]
+        for organ, marker in zip(organs, cycle(MARKERS[1:]), strict=False):
+            axis.plot(places, frame[organ], marker=marker, ms=4, linewidth=0.9, label=organ)
+        (line,) = axis.plot(places, frame[MEAN], "ko-", linewidth=2, label="mean, 95 % interval")
+        axis.fill_between(
+            places, frame["low"], frame["high"], color=line.get_color(), alpha=0.15, linewidth=0
+        )
+        axis.set_xticks(places, [run.label for run in comparison.runs])
+        axis.set_xlabel(label)
+        axis.set_ylabel("Dice %")
+        axis.legend()
+    return figure
+
+
+def groups(comparison: Comparison, along: str, group: str) -> Figure:
+    """Mean Dice with its interval at each place of an axis, told apart by colour and marker.
+
+    Args:
+        comparison: the runs.
+        along: column of the places.
+        group: column of what is told apart.
+    """
+    frame = comparison.frame
+    places = list(dict.fromkeys(frame[along]))
+    with style.context([COLOURS, SMALL]):
+        figure = Figure(figsize=(max(6, 0.8 * len(places) + 2), 4.5), layout="constrained")
+        axis = figure.subplots()
+        found = frame.groupby(group, sort=False)
+        shifts = np.linspace(-BREADTH, BREADTH, len(found)) if len(found) > 1 else [0]
+        for (name, rows), shift, marker in zip(found, shifts, cycle(MARKERS), strict=False):
+            x = [places.index(place) + shift for place in rows[along]]
+            axis.errorbar(x, rows[MEAN], yerr=_bars(rows), fmt=marker, ms=5, capsize=3, label=name)
+        axis.set_xticks(range(len(places)), places, rotation=30, ha="right")
+        axis.set_ylabel("Dice %, mean over organs; bar: 95 % interval")
+        axis.legend()
+    return figure
+
+
+def _bars(rows: pd.DataFrame) -> np.ndarray:
+    """Lengths of the interval to both sides of the mean; 0 for a single patient, which has none."""
+    ends = np.stack([rows[MEAN] - rows["low"], rows["high"] - rows[MEAN]])
+    return np.nan_to_num(ends).clip(min=0)

@@ -1,0 +1,81 @@
+"""Table and figure: every method on one dataset, below the numbers that papers print.
+
+    python -m experiments.main_results results/runs [--dataset chaos_mri] [--out DIR]
+        [key=value ...]
+
+Own rows are those of ``conf/experiment/main_results.yaml`` and the paper's setting,
+``conf/experiment/paper.yaml``; published ones those of Setting 1 in ``results/published.csv``.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from experiments.comparison import Comparison
+from experiments.draw_comparison import dots
+from experiments.finished_runs import PlannedRun
+from experiments.tabulate import find, presented, requested, write
+from fsmis.cli import command_line
+from fsmis.published import CONFIRMED, PAPER, lay_out, read_published, select
+from fsmis.tables import MEAN, shown
+
+EXPERIMENTS = ["main_results", "paper"]
+SETTING = "1"
+UNCONFIRMED = "†"
+TO_PAPER = "to paper"
+LEFT_OUT = ["protocol", "covered", "median", "patients", "difference"]  # the CSV file has them
+NOTE = (
+    "Source: of a published row where it was read (results/published.csv names it; "
+    f"{UNCONFIRMED}: not in its own paper; such rows mix variants of the protocol), of an own row "
+    f"its protocol and scans. {TO_PAPER}: mean less that of {PAPER}."
+)
+
+
+def names(run: PlannedRun) -> dict[str, str]:
+    """The method; the paper's setting is no value of a sweep."""
+    return {"method": run.method if run.values else f"{run.method}, the paper's setting"}
+
+
+def published_rows(dataset: str, organs: list[str]) -> pd.DataFrame:
+    """Published rows of a dataset: ``method``, ``year``, Dice of organs and mean, ``source``."""
+    published = read_published()
+    rows = lay_out(published[published["dataset"] == dataset], organs)
+    rows = select(rows, SETTING, everything=False)
+    mark = rows["status"].map(lambda status: "" if status == CONFIRMED else UNCONFIRMED)
+    rows["source"] = rows["status"] + mark
+    return rows[["method", "year", *organs, MEAN, "source"]].astype({MEAN: float})
+
+
+def beside(comparison: Comparison, published: pd.DataFrame) -> pd.DataFrame:
+    """Published rows, if there are any, then own ones, as text."""
+    own = presented(comparison.frame)
+    own["source"] = own["protocol"] + ", " + own["covered"]
+    narrow = [column for column in own if column not in LEFT_OUT]
+    own = own[narrow]
+    if published.empty:
+        return own
+    paper = published.loc[published["method"] == PAPER, MEAN]
+    if len(paper):
+        complete = [not run.run.partial for run in comparison.runs]
+        published = published.assign(**{TO_PAPER: published[MEAN] - paper.iloc[0]})
+        own[TO_PAPER] = (own[MEAN] - paper.iloc[0]).where(complete)
+    table = pd.concat([shown(published), shown(own)], ignore_index=True).fillna("–")
+    numbers = [column for column in own if column not in ("method", "source")]
+    return table[["method", "year", *numbers, "source"]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write ``main_results_<dataset>`` from finished runs."""
+    with command_line():
+        request = requested("main_results", __doc__, arguments)
+        found = find(request, names, EXPERIMENTS)
+        plan = found.comparison.runs[0].run.plan
+        published = published_rows(plan["dataset"], plan["organs"])
+        figure = dots(found.comparison, published.set_index("method")[MEAN].dropna())
+        table = beside(found.comparison, published)
+        notes = [] if published.empty else [NOTE]
+        write(request, found, "Main results", figure, table, notes=notes)
+
+
+if __name__ == "__main__":
+    main()

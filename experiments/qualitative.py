@@ -1,0 +1,183 @@
+"""Figure: query slices with the truth and what each method answered, side by side.
+
+    python -m experiments.qualitative results/runs [--dataset chaos_mri] [--out DIR]
+        [method=copy_mask,augment_match_prompt] [key=value ...]
+
+Of the runs of ``conf/experiment/main_results.yaml`` that have saved their predictions: the scans in
+which the method under study is worst, median and best, each in the slice that shows most organs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from hydra.utils import instantiate
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from experiments.finished_runs import Experiment, FinishedRun
+from experiments.tabulate import requested, say_what_is_missing
+from experiments.write_table import write_figures, write_table
+from fsmis import display
+from fsmis.cli import command_line
+from fsmis.datasets import Dataset, Scan
+from fsmis.errors import UserError
+from fsmis.nifti import read_volume
+from fsmis.records import Cell
+
+EXPERIMENT = "main_results"
+SAVED = "save_predictions=true"
+# Okabe and Ito's colours, told apart by all, for the organs of a dataset in their order.
+COLOURS = ["#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442"]
+OPACITY = 0.55
+SIDE = 1.8  # of a slice in the figure, inch
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row of the figure.
+
+    Attributes:
+        rank: ``worst``, ``median`` or ``best``.
+        scan: the query scan with its label.
+        z: the slice shown.
+        predictions: uint8 [H, W] label ids of that slice, by method.
+        dice: percent, mean over the organs of the scan, by method.
+    """
+
+    rank: str
+    scan: Scan
+    z: int
+    predictions: dict[str, np.ndarray]
+    dice: dict[str, float]
+
+
+def prediction(run: FinishedRun, cell: Cell) -> Path:
+    """Where a run keeps what it answered."""
+    return run.folder.path / f"predictions/{cell.name}.nii.gz"
+
+
+def dice_of(run: FinishedRun) -> pd.Series:
+    """Mean Dice over organs, percent, by fold and query scan."""
+    dice = 100 * pd.to_numeric(run.scores["dice"])
+    return dice.groupby([run.scores["fold"], run.scores["query_scan"]]).mean().dropna()
+
+
+def ranked(run: FinishedRun, cells: Sequence[Cell]) -> dict[str, Cell]:
+    """The worst, the median and the best of some scans, fewer where there are not three."""
+    dice = dice_of(run)
+    ascending = sorted(cells, key=lambda cell: dice[cell.fold, cell.query_scan])
+    last = len(ascending) - 1
+    places = {"worst": 0, "best": last, "median": last // 2}
+    first = {place: rank for rank, place in reversed(places.items())}  # worst and best go before
+    return {first[place]: ascending[place] for place in sorted(first)}
+
+
+def fullest_slice(scan: Scan, organs: dict[str, int]) -> int:
+    """The slice that shows most organs, of these the one with most of their pixels."""
+    assert scan.label is not None
+    areas = np.stack([(scan.label == value).sum(axis=(1, 2)) for value in organs.values()])
+    return int(np.lexsort((areas.sum(axis=0), (areas > 0).sum(axis=0)))[-1])
+
+
+def rows_of(runs: dict[str, FinishedRun], dataset: Dataset, main: str) -> list[Row]:
+    """The rows of the figure, of the scans that all runs have.
+
+    Args:
+        runs: by method.
+        dataset: with the scans.
+        main: the method by whose Dice scans are ranked.
+
+    Raises:
+        UserError: no scan is in all runs.
+    """
+    dice = {method: dice_of(run) for method, run in runs.items()}
+    common = [
+        cell
+        for cell in runs[main].plan["cells"]
+        if all((cell.fold, cell.query_scan) in scored.index for scored in dice.values())
+        and all(prediction(run, cell).is_file() for run in runs.values())
+    ]
+    if not common:
+        raise UserError(
+            f"no scan has a prediction of each of {', '.join(runs)}; run them with {SAVED}"
+        )
+    rows = []
+    for rank, cell in ranked(runs[main], common).items():
+        scan = dataset.load(cell.query_scan)
+        z = fullest_slice(scan, dataset.organs)
+        answers = {m: read_volume(prediction(run, cell))[0][z] for m, run in runs.items()}
+        scored = {method: found[cell.fold, cell.query_scan] for method, found in dice.items()}
+        rows.append(Row(rank, scan, z, answers, scored))
+    return rows
+
+
+def draw(rows: list[Row], organs: dict[str, int]) -> Figure:
+    """A row for each scan: the slice, the truth, what each method answered with its Dice."""
+    methods = list(rows[0].predictions)
+    size = (SIDE * (2 + len(methods)), SIDE * len(rows) + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), 2 + len(methods), squeeze=False)
+    for row, line in zip(rows, axes, strict=True):
+        assert row.scan.label is not None
+        for axis in line:
+            # row 0 is posterior, so the first row belongs at the bottom
+            axis.imshow(row.scan.image[row.z], cmap="gray", vmin=0, vmax=1, origin="lower")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(f"{row.rank}\nscan {row.scan.id}, slice {row.z}", fontsize=8)
+        _overlay(line[1], row.scan.label[row.z], organs)
+        for axis, method in zip(line[2:], methods, strict=True):
+            _overlay(axis, row.predictions[method], organs)
+            axis.set_xlabel(f"Dice {row.dice[method]:.1f}", fontsize=8)
+    for axis, name in zip(axes[0], ["query slice", "truth", *methods], strict=True):
+        axis.set_title(name, fontsize=8)
+    patches = [Patch(color=c, label=organ) for c, organ in zip(COLOURS, organs, strict=False)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8)
+    return figure
+
+
+def _overlay(axis: Axes, labels: np.ndarray, organs: dict[str, int]) -> None:
+    picture = np.zeros((*labels.shape, 4))
+    for colour, value in zip(COLOURS, organs.values(), strict=False):
+        picture[labels == value] = to_rgba(colour, OPACITY)
+    axis.imshow(picture, origin="lower")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write ``qualitative_<dataset>`` from finished runs."""
+    with command_line():
+        request = requested("qualitative", __doc__, arguments)
+        experiment = Experiment(EXPERIMENT, request.overrides)
+        runs, missing = {}, []
+        for planned in experiment.runs:
+            run = request.runs.find(planned)
+            if run is None or not all(prediction(run, c).is_file() for c in run.plan["cells"]):
+                missing.append(planned)
+            if run is not None and any((run.folder.path / "predictions").glob("*.nii.gz")):
+                runs[planned.method] = run
+        commands = [experiment.command(missing, request.runs.results, SAVED)] if missing else []
+        if not runs:
+            raise UserError(
+                f"{request.runs.results}: no run with predictions; make them with: {commands[0]}"
+            )
+        main_method = experiment.base.method if experiment.base.method in runs else next(iter(runs))
+        dataset: Dataset = instantiate(runs[main_method].config.dataset)
+        rows = rows_of(runs, dataset, main_method)
+        frame = pd.DataFrame(
+            [{"rank": r.rank, "scan": r.scan.id, "slice": r.z} | r.dice for r in rows]
+        )
+        title = f"Scans in which {main_method} is worst, median and best, {dataset.name}"
+        notes = ["Dice in percent, mean over the organs of the scan."]
+        paths = write_table(request.stem, title, frame, frame, notes)
+        paths += write_figures(request.stem, draw(rows, dataset.organs))
+        display.table(title, frame, [*notes, *map(str, paths)])
+        say_what_is_missing(commands)
+
+
+if __name__ == "__main__":
+    main()

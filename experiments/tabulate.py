@@ -1,0 +1,195 @@
+"""What all tables share: their command line, the runs they need, what is said of missing ones."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments.comparison import ComparedRun, Comparison
+from experiments.finished_runs import Experiment, FinishedRuns, PlannedRun
+from experiments.write_table import write_figures, write_table
+from fsmis import display
+from fsmis.errors import UserError
+
+LISTED = 10  # missing runs that a table names, more are counted
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a table.
+
+    Attributes:
+        name: of the table, and of the experiment that plans its runs.
+        runs: below the results folder.
+        stem: path of the files to write, without suffix.
+        overrides: settings of all runs, as ``fsmis.run`` takes them, the dataset among them.
+    """
+
+    name: str
+    runs: FinishedRuns
+    stem: Path
+    overrides: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The runs of a table that are there, the names of those that are not, and the commands that
+    make these and complete the partial ones."""
+
+    comparison: Comparison
+    missing: list[str]
+    commands: list[str]
+
+    def notes(self) -> list[str]:
+        """What a reader of the table has to know of them."""
+        if len(self.missing) > LISTED:
+            return [f"{len(self.missing)} runs of this table are not there."]
+        return [f"Not run: {'; '.join(self.missing)}."] if self.missing else []
+
+
+Names = Callable[[PlannedRun], dict[str, str]]
+
+
+def requested(name: str, doc: str, arguments: Sequence[str] | None) -> Request:
+    """Read the command line of ``python -m experiments.<name>``.
+
+    Raises:
+        UserError: the results folder is not there or damaged.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.{name}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", type=Path, help="results_dir of the runs, e.g. results/runs")
+    parser.add_argument("overrides", nargs="*", help="settings of all runs, as fsmis.run has them")
+    parser.add_argument("--dataset", default="chaos_mri", help="choice of dataset (%(default)s)")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
+    options = parser.parse_intermixed_args(arguments)
+    runs = FinishedRuns(options.results)
+    settings = [f"dataset={options.dataset}", *runs.data_root(options.dataset)]
+    stem = (options.out or options.results) / f"{name}_{options.dataset}"
+    return Request(name, runs, stem, [*settings, *options.overrides])
+
+
+def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Found:
+    """Look the runs of a table up.
+
+    Args:
+        request: the user's.
+        names: what a row of the table is called, by column.
+        experiments: that plan the runs; without any, the one named like the table. The base of the
+            first is the reference of the comparison.
+
+    Raises:
+        UserError: none of the runs is there.
+    """
+    plans = [Experiment(name, request.overrides) for name in experiments or [request.name]]
+    runs, reference, missing, commands = [], None, [], []
+    for experiment in plans:
+        unfinished = []
+        for planned in experiment.runs:
+            run = request.runs.find(planned)
+            if run is None or run.partial:
+                unfinished.append(planned)
+            if run is None:
+                missing.append(", ".join(names(planned).values()))
+                continue
+            runs.append(ComparedRun.of(names(planned), run))
+            if planned.identity == plans[0].base.identity and not run.partial:
+                reference = runs[-1]
+        if unfinished:
+            commands.append(experiment.command(unfinished, request.runs.results))
+    if not runs:
+        raise UserError(
+            f"{request.runs.results}: none of the {len(missing)} runs of this table is there; "
+            f"make them with: {' && '.join(commands)}"
+        )
+    return Found(Comparison(runs, reference), missing, commands)
+
+
+def swept(headers: Mapping[str, str]) -> Names:
+    """Names of a run: its values of what is swept, under these headers, else its method."""
+
+    def names(run: PlannedRun) -> dict[str, str]:
+        values = {headers.get(key, key.split(".")[-1]): value for key, value in run.values.items()}
+        return values or {"method": run.method}
+
+    return names
+
+
+def write(
+    request: Request,
+    found: Found,
+    title: str,
+    figure: Figure,
+    table: pd.DataFrame,
+    best: pd.DataFrame | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write table and figure of compared runs; print the table, the paths and what is missing.
+
+    Args:
+        request: the user's.
+        found: the runs; the numbers of their comparison are the CSV file.
+        title: of the table; the dataset is added.
+        figure: beside it.
+        table: as it is printed.
+        best: see ``write_table``.
+        notes: that come before those of the comparison.
+    """
+    title = f"{title}, {found.comparison.runs[0].run.plan['dataset']}"
+    notes = [*notes, *found.comparison.notes(), *found.notes()]
+    paths = write_table(request.stem, title, found.comparison.frame, table, notes, best)
+    paths += write_figures(request.stem, figure)
+    display.table(title, table, [*notes, *map(str, paths)])
+    say_what_is_missing(found.commands)
+
+
+def write_comparison(request: Request, found: Found, title: str, figure: Figure) -> None:
+    """``write`` of a row for each run; what all rows have in common goes into a note."""
+    comparison = found.comparison
+    table = presented(comparison.frame)
+    constant = [name for name in ("protocol", "covered") if table[name].nunique() == 1]
+    shared = ", ".join(str(table[name].iloc[0]) for name in constant)
+    table = table.drop(columns=constant)
+    notes = [f"All rows: {shared}."] if shared else []
+    write(request, found, title, figure, table, best_cells(comparison, table), notes)
+
+
+def say_what_is_missing(commands: Sequence[str]) -> None:
+    """Print the commands that make the missing runs and complete the partial ones."""
+    if commands:
+        display.console.print("Missing or partial runs; these commands make them:")
+        for command in commands:
+            display.console.print(f"  {command}")
+
+
+def presented(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame of a comparison as it is printed.
+
+    The interval becomes one column, p a text; where nothing was tested their columns are left out.
+    """
+    table = frame.drop(columns=["variant", "low", "high"])
+    interval = [
+        "–" if pd.isna(low) else f"{low:.1f} – {high:.1f}"
+        for low, high in zip(frame["low"], frame["high"], strict=True)
+    ]
+    table.insert(list(table).index("median"), "95 % interval", interval)
+    table["p"] = ["–" if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}" for p in frame["p"]]
+    tested = frame["p"].notna().any()
+    return table if tested else table.drop(columns=["difference", "p"])
+
+
+def best_cells(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
+    """The highest Dice of each column, where several runs are complete."""
+    best = pd.DataFrame(False, table.index, table.columns)
+    complete = [not run.run.partial for run in comparison.runs]
+    if sum(complete) > 1:
+        for column in comparison.runs[0].dice.index:
+            dice = table[column].where(complete)
+            best[column] = dice.eq(dice.max())
+    return best
