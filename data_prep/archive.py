@@ -1,6 +1,8 @@
 """Raw data in a folder or in a zip, unpacked with care."""
 
+import os
 import shutil
+import socket
 import stat
 import tempfile
 import zipfile
@@ -12,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from fsmis.errors import UserError
 
 GB = 1e9
+UNPACKED = f".unpacked-{socket.gethostname()}-"  # then the process that unpacks, and random letters
 
 
 @contextmanager
@@ -32,7 +35,8 @@ def raw_folder(
     if raw.is_dir():
         yield raw
     elif raw.is_file():
-        with tempfile.TemporaryDirectory(dir=scratch, prefix=".unpacked-") as folder:
+        _remove_orphans(scratch)
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{UNPACKED}{os.getpid()}-") as folder:
             _unpack(raw, Path(folder), wanted, max_unpacked_gb)
             yield Path(folder)
     else:
@@ -76,6 +80,24 @@ def _unpack(
         raise UserError(
             f"{path}: cannot be unpacked to {folder.parent} ({error.strerror})"
         ) from error
+
+
+def _remove_orphans(scratch: Path) -> None:
+    """Remove what processes of this machine had unpacked when they were killed."""
+    for folder in scratch.glob(f"{UNPACKED}*-*"):
+        process = folder.name.removeprefix(UNPACKED).split("-")[0]
+        if process.isdecimal() and not _is_alive(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def _check_member(path: Path, member: zipfile.ZipInfo) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_prep.dicom import read_series
-from data_prep.geometry import in_plane_gradient, outline_contrast
 from data_prep.mr import resampled_to_protocol
+from data_prep.nifti_pairs import refuse_constant
 from data_prep.source import PreparedScan, Source
 from fsmis.errors import UserError
 from fsmis.geometry import AxialVolume
+from fsmis.outline import in_plane_gradient, outline_contrast
 
 SERIES, DICOM, GROUND = "T2SPIR", "DICOM_anon", "Ground"
 
@@ -61,7 +62,7 @@ class Chaos(Source):
         folders: dict[str, Path] = {}
         for folder in sorted(root.rglob(SERIES)):
             name = folder.parent.name
-            if not folder.is_dir() or not name.isdecimal():
+            if not name.isdecimal() or not _files(folder):  # macOS leaves such folders
                 continue
             scan_id = str(int(name))
             if scan_id in folders:
@@ -91,8 +92,7 @@ class Chaos(Source):
                 f"{files[0].parent.parent}: no files in {absent}, only in {present}; download again"
             )
         pixels, affine, paths = read_series(slices, self.settings["gap_tolerance"])
-        if pixels.min() == pixels.max():
-            raise UserError(f"{paths[0].parent}: every voxel is {pixels.min():g}; download again")
+        refuse_constant(paths[0].parent, pixels)
         orphans = grounds.keys() - {path.stem for path in paths}
         if orphans:
             orphan = grounds[min(orphans)]

@@ -17,9 +17,15 @@ from fsmis.display import console, errors
 
 
 def load_source(name: str) -> Source:
-    """The source that ``conf/data_prep/<name>.yaml`` describes."""
-    config = OmegaConf.load(CONF_DIR / "data_prep" / f"{name}.yaml")
-    source: Source = hydra.utils.instantiate(config, _convert_="all")
+    """The source that ``conf/data_prep/<name>.yaml`` describes.
+
+    What the prepared scans have in common is said in ``conf/dataset`` alone; it is ``prepared``
+    here.
+    """
+    raw = OmegaConf.load(CONF_DIR / "data_prep" / f"{name}.yaml")
+    prepared = OmegaConf.load(CONF_DIR / "dataset" / f"{raw.dataset}.yaml")
+    config = OmegaConf.create({"raw": raw, "prepared": prepared})
+    source: Source = hydra.utils.instantiate(config.raw, _convert_="all")
     return source
 
 

@@ -1,6 +1,7 @@
 """MS-CMRSeg 2019, bSSFP: ``python -m data_prep.cmr --raw DIR_OR_ZIP --out DIR``.
 
-``patient<N>_C0.nii.gz`` and ``patient<N>_C0_manual.nii.gz``, at any depth.
+``patient<N>_C0.nii.gz`` and ``patient<N>_C0_manual.nii.gz``, at any depth. Slices stay as they are
+stored, which is the protocol: short axes are oblique, so no axis of the patient is nearest to them.
 """
 
 import re
@@ -9,11 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from data_prep.mr import resampled_to_protocol
-from data_prep.nifti_pairs import find_pairs, read_pair, refuse_unknown
+from data_prep.nifti_pairs import complete_pair, find_pairs, refuse_constant, refuse_unknown
 from data_prep.source import PreparedScan, Source
 from fsmis.errors import UserError
+from fsmis.pair import read_pair
 
 IMAGE = re.compile(r"patient(\d+)_C0\.nii(?:\.gz)?")
 LABEL = re.compile(r"patient(\d+)_C0_manual\.nii(?:\.gz)?")
@@ -26,6 +29,7 @@ class Cmr(Source):
         self,
         label_values: Mapping[int, int],
         geometry_mm: float,
+        label_tolerance: float,
         spacing: Sequence[float],
         size: int,
         clip_percentile: float,
@@ -35,6 +39,7 @@ class Cmr(Source):
         Args:
             label_values: prepared label id of each raw value.
             geometry_mm: see ``read_pair``.
+            label_tolerance: see ``read_pair``.
             spacing: see ``resampled_to_protocol``.
             size: see ``resampled_to_protocol``.
             clip_percentile: see ``resampled_to_protocol``.
@@ -44,6 +49,7 @@ class Cmr(Source):
             **common,
             label_values=label_values,
             geometry_mm=geometry_mm,
+            label_tolerance=label_tolerance,
             spacing=spacing,
             size=size,
             clip_percentile=clip_percentile,
@@ -62,9 +68,22 @@ class Cmr(Source):
         return {scan_id: tuple(files) for scan_id, files in pairs.items()}
 
     def prepare(self, files: Sequence[Path]) -> PreparedScan:
-        image, raw_label, affine = read_pair(files, LABEL, self.settings["geometry_mm"])
+        image_path, label_path = complete_pair(files, LABEL)
+        image, raw_label, _, affine = read_pair(
+            image_path,
+            label_path,
+            geometry_mm=self.settings["geometry_mm"],
+            label_tolerance=self.settings["label_tolerance"],
+        )
+        refuse_constant(image_path, image)
+        x, y, z = voxel_sizes(affine)
+        if z < max(x, y):
+            raise UserError(
+                f"{image_path}: voxels of {x:.2f} x {y:.2f} x {z:.2f} mm, so its third axis is not "
+                "that of the slices; use the file as downloaded"
+            )
         values = {int(raw): value for raw, value in self.settings["label_values"].items()}
-        refuse_unknown(files[1], raw_label, list(values))
+        refuse_unknown(label_path, raw_label, list(values))
         label = np.zeros(raw_label.shape, np.uint8)
         for raw, value in values.items():
             label[raw_label == raw] = value

@@ -7,9 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from fsmis.errors import UserError
-from fsmis.nifti import read_volume
-
-WHOLE = 0.01  # largest distance of a label value to a whole number
 
 
 def find_pairs(root: Path, image: re.Pattern[str], label: re.Pattern[str]) -> dict[str, list[Path]]:
@@ -37,48 +34,31 @@ def find_pairs(root: Path, image: re.Pattern[str], label: re.Pattern[str]) -> di
     return {i: [pair[key] for key in sorted(pair)] for i, pair in found.items()}
 
 
-def read_pair(
-    files: Sequence[Path], label: re.Pattern[str], geometry_mm: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read what ``find_pairs`` found of a scan.
+def complete_pair(files: Sequence[Path], label: re.Pattern[str]) -> tuple[Path, Path]:
+    """Image and label of what ``find_pairs`` found of a scan.
 
     Args:
-        files: image and label.
+        files: of the scan.
         label: pattern of whole file names of labels.
-        geometry_mm: largest difference of the two affines.
-
-    Returns:
-        image float32 [Z, H, W], label int64 [Z, H, W] of raw values, affine [4, 4] (x, y, z).
 
     Raises:
-        UserError: one is missing or broken, they do not lie on each other, the image is constant,
-            or a label value is no whole number.
+        UserError: one is missing.
     """
     if len(files) != 2:
         missing = "image" if label.fullmatch(files[0].name) else "label"
         raise UserError(f"{files[0]}: its {missing} is not there; complete the download")
     image_path, label_path = files
-    image, _, affine = read_volume(image_path)
-    values, _, label_affine = read_volume(label_path)
-    if values.shape != image.shape:
-        raise UserError(
-            f"{label_path}: shape {values.shape} (z, y, x) differs from {image.shape} of "
-            f"{image_path.name}; download both again"
-        )
-    difference = np.abs(label_affine - affine).max()
-    if difference > geometry_mm:
-        raise UserError(
-            f"{label_path}: affine differs from that of {image_path.name} by up to "
-            f"{difference:g} mm, so the label may lie flipped or shifted; download both again"
-        )
+    return image_path, label_path
+
+
+def refuse_constant(path: Path, image: np.ndarray) -> None:
+    """Refuse an image without any contrast.
+
+    Raises:
+        UserError: all its voxels are the same.
+    """
     if image.min() == image.max():
-        raise UserError(f"{image_path}: every voxel is {image.min():g}; download it again")
-    whole = np.round(values).astype(np.int64)
-    if np.abs(values - whole).max() > WHOLE:
-        raise UserError(
-            f"{label_path}: label values are not whole numbers; use the file as downloaded"
-        )
-    return image.astype(np.float32), whole, affine
+        raise UserError(f"{path}: every voxel is {image.min():g}; download it again")
 
 
 def refuse_unknown(path: Path, label: np.ndarray, known: Sequence[int]) -> None:

@@ -14,11 +14,11 @@ from nibabel.affines import voxel_sizes
 
 from data_prep.archive import raw_folder
 from data_prep.contact_sheet import draw_contact_sheet
-from data_prep.manifest import Manifest
 from data_prep.source import Source
 from fsmis.checksum import sha256
 from fsmis.datasets import FILE_NAME
 from fsmis.errors import UserError
+from fsmis.manifest import Manifest
 from fsmis.nifti import write_mask, write_volume
 
 
@@ -97,7 +97,9 @@ def prepare(
         try:
             found = source.find(root)
         except UserError as error:
-            raise UserError(f"--raw={raw}: {error}") from error
+            packed = next(raw.rglob("*.zip"), None) if raw.is_dir() else None
+            hint = f"; {packed} is still packed, unpack it or give it as --raw" if packed else ""
+            raise UserError(f"--raw={raw}: {error}{hint}") from error
         scans = {scan_id: found[scan_id] for scan_id in source.scan_ids if scan_id in found}
         if not scans:
             raise UserError(

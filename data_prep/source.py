@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,13 +42,11 @@ class Source(ABC):
         dataset: str,
         scan_ids: Sequence[int],
         max_unpacked_gb: float,
-        organ_ml: Mapping[str, Sequence[float]],
         **settings: Any,
     ) -> None:
         self.dataset = dataset
         self.scan_ids = [str(scan_id) for scan_id in scan_ids]
         self.max_unpacked_gb = max_unpacked_gb
-        self.organ_ml = {organ: tuple(limits) for organ, limits in organ_ml.items()}
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # as the manifest holds it
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """Synapse multi-atlas abdomen CT: ``python -m data_prep.synapse --raw DIR_OR_ZIP --out DIR``.
 
-``img/img0001.nii.gz`` and ``label/label0001.nii.gz`` of ``RawData/Training``, at any depth.
+``img/img0001.nii.gz`` and ``label/label0001.nii.gz`` of ``RawData/Training``, at any depth, turned
+to the orientation of all prepared scans.
 """
 
 import re
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import io_orientation
 
 from data_prep.geometry import resample, resample_label, rescaled, shifted
-from data_prep.nifti_pairs import find_pairs, read_pair, refuse_unknown
+from data_prep.nifti_pairs import complete_pair, find_pairs, refuse_constant, refuse_unknown
 from data_prep.source import PreparedScan, Source
 from fsmis.errors import UserError
+from fsmis.expectation import CT_RANGE
+from fsmis.geometry import AxialVolume
+from fsmis.pair import read_pair
 
 IMAGE = re.compile(r"img(\d{4})\.nii(?:\.gz)?")
 LABEL = re.compile(r"label(\d{4})\.nii(?:\.gz)?")
@@ -34,17 +37,19 @@ class Synapse(Source):
         margin: float,
         size: int,
         geometry_mm: float,
+        label_tolerance: float,
         **common: Any,
     ) -> None:
         """
         Args:
             label_ids: raw label ids, which are the prepared ones too.
             kidney_ids: one of these has to be in every scan.
-            window: Hounsfield units that become 0 and 255.
+            window: Hounsfield units that become ``CT_RANGE``.
             air_hu: a volume whose darkest voxel is brighter is refused.
             margin: share of rows and columns that is cut off at each side.
             size: rows and columns after resampling.
             geometry_mm: see ``read_pair``.
+            label_tolerance: see ``read_pair``.
             common: see ``Source``.
         """
         super().__init__(
@@ -56,6 +61,7 @@ class Synapse(Source):
             margin=margin,
             size=size,
             geometry_mm=geometry_mm,
+            label_tolerance=label_tolerance,
         )
 
     def wanted(self, member: PurePosixPath) -> bool:
@@ -68,10 +74,17 @@ class Synapse(Source):
         return {scan_id: tuple(files) for scan_id, files in pairs.items()}
 
     def prepare(self, files: Sequence[Path]) -> PreparedScan:
-        image, label, affine = read_pair(files, LABEL, self.settings["geometry_mm"])
-        self._check(files, image, label, affine)
-        low, high = self.settings["window"]
-        image = (np.clip(image, low, high) - low) / (high - low) * 255
+        image_path, label_path = complete_pair(files, LABEL)
+        image, label, _, affine = read_pair(
+            image_path,
+            label_path,
+            geometry_mm=self.settings["geometry_mm"],
+            label_tolerance=self.settings["label_tolerance"],
+        )
+        self._check(image_path, image, label_path, label)
+        turned = AxialVolume.turn(image.astype(np.float32), affine)
+        image, label, affine = turned.pixels, AxialVolume.turn(label, affine).pixels, turned.affine
+        image = np.interp(image, self.settings["window"], CT_RANGE)
         rows, columns = (int(n * self.settings["margin"]) for n in image.shape[1:])
         cut = np.s_[:, rows : image.shape[1] - rows, columns : image.shape[2] - columns]
         image, label, affine = image[cut], label[cut], shifted(affine, rows, columns)
@@ -87,12 +100,10 @@ class Synapse(Source):
         )
 
     def _check(
-        self, files: Sequence[Path], image: np.ndarray, label: np.ndarray, affine: np.ndarray
+        self, image_path: Path, image: np.ndarray, label_path: Path, label: np.ndarray
     ) -> None:
         """Refuse what is not the raw CT."""
-        image_path, label_path = files
-        if io_orientation(affine)[2, 0] != 2:
-            raise UserError(f"{image_path}: its slices are not axial; use the file as downloaded")
+        refuse_constant(image_path, image)
         _, high = self.settings["window"]
         if image.min() > self.settings["air_hu"] or image.max() < high:
             raise UserError(

@@ -2,48 +2,23 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra.utils
-import numpy as np
-from nibabel.orientations import aff2axcodes
 from omegaconf import OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from data_prep.cli import load_source
-from data_prep.geometry import in_plane_gradient, outline_contrast
-from data_prep.manifest import Manifest
 from data_prep.source import Source
-from fsmis.checksum import sha256
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line
 from fsmis.datasets import FILE_NAME, Dataset
 from fsmis.display import console, errors
 from fsmis.errors import UserError
+from fsmis.manifest import Manifest
+from fsmis.verify import Finding, check_manifest, check_organs, check_scan
 
 SOURCES = {"chaos_mri": "chaos", "synapse_ct": "synapse", "cmr": "cmr"}  # in conf/data_prep
-AXES = {"columns": 2, "rows": 1, "slices": 0}  # of [Z, H, W]
-MM3_PER_ML = 1000
-
-
-@dataclass
-class Finding:
-    """What was seen of a scan.
-
-    Attributes:
-        size: slices, rows and columns.
-        spacing: mm, in the same order.
-        axes: where columns, rows and slices grow to, e.g. ``LAS`` for left, front and head.
-        organ_ml: volume of each scored organ that is there.
-        problems: reasons not to use it.
-    """
-
-    size: str = ""
-    spacing: str = ""
-    axes: str = ""
-    organ_ml: dict[str, float] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
 
 
 def verify(
@@ -63,14 +38,15 @@ def verify(
     Raises:
         UserError: the folder holds no dataset that could be checked.
     """
-    manifest = Manifest.read(folder)
-    source = _source(folder, manifest, name)
+    source = _source(folder, Manifest.read(folder), name)
     config = OmegaConf.load(CONF_DIR / "dataset" / f"{source.dataset}.yaml")
     # two folds of any scans will do: whether they are complete is told by their ids
     dataset: Dataset = hydra.utils.instantiate(config, root=folder, fold_starts=2)
-    findings = {i: _check(dataset, i, source.organ_ml) for i in dataset.scan_ids}
+    findings = {i: _finding(dataset, i) for i in dataset.scan_ids}
 
-    problems = _changed(folder, manifest) if manifest else []
+    problems = check_manifest(folder)
+    found = {organ for finding in findings.values() for organ in finding.organ_ml}
+    problems += check_organs(dataset, found)
     absent = [i for i in source.scan_ids if i not in findings]
     if absent and not subset:
         problems.append(
@@ -101,52 +77,11 @@ def _source(folder: Path, manifest: Manifest | None, name: str | None) -> Source
     )
 
 
-def _check(dataset: Dataset, scan_id: str, plausible: Mapping[str, Sequence[float]]) -> Finding:
+def _finding(dataset: Dataset, scan_id: str) -> Finding:
     try:
-        scan = dataset.load(scan_id)
+        return check_scan(dataset, scan_id)
     except UserError as error:
         return Finding(problems=[str(error)])
-    assert scan.label is not None  # every prepared scan has one
-    finding = Finding(
-        size=" x ".join(map(str, scan.image.shape)),
-        spacing=" x ".join(f"{mm:.2f}" for mm in scan.spacing),
-        axes="".join(aff2axcodes(scan.affine)),
-    )
-    voxel_ml = float(np.prod(scan.spacing)) / MM3_PER_ML
-    for organ, value in dataset.organs.items():
-        volume = float((scan.label == value).sum()) * voxel_ml
-        if not volume:
-            continue  # organs can be absent; the table shows it
-        finding.organ_ml[organ] = volume
-        low, high = plausible[organ]
-        if not low <= volume <= high:
-            finding.problems.append(
-                f"{organ} of {volume:.0f} ml, outside {low:g} to {high:g} ml; look at the label"
-            )
-    if not finding.organ_ml:
-        finding.problems.append("no scored organ is labelled; prepare the scan again")
-    elif scan.image.min() == scan.image.max():
-        finding.problems.append("the image is constant; prepare the scan again")
-    else:
-        gradient = in_plane_gradient(scan.image)
-        fit = outline_contrast(gradient, scan.label)
-        for name, axis in AXES.items():
-            if outline_contrast(gradient, np.flip(scan.label, axis)) > fit:
-                finding.problems.append(
-                    f"the label fits the image better with its {name} flipped; look at "
-                    "contact_sheet.png and prepare the scan again"
-                )
-    return finding
-
-
-def _changed(folder: Path, manifest: Manifest) -> list[str]:
-    """Files that are not as they were prepared."""
-    files = {name: sha for scan in manifest.scans.values() for name, sha in scan["files"].items()}
-    return [
-        f"{folder / name}: changed or removed since it was prepared; prepare it again"
-        for name, sha in files.items()
-        if not (folder / name).is_file() or sha256(folder / name) != sha
-    ]
 
 
 def _table(findings: Mapping[str, Finding]) -> Table:

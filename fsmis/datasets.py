@@ -10,10 +10,11 @@ import numpy as np
 
 from fsmis.checksum import sha256
 from fsmis.errors import UserError
+from fsmis.expectation import STORAGE_MM, Expectation
 from fsmis.nifti import read_volume
+from fsmis.pair import read_pair
 
 FILE_NAME = re.compile(r"(image|label)_(.+?)\.nii(\.gz)?")
-STORAGE_MM = 1e-3  # affines are stored in float32: what differs by less is the same geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ class Dataset:
         organs: label id of every scored organ.
         scan_ids: ids of the scans, in numeric order.
         fold_starts: positions in ``scan_ids`` at which the folds start, and the number of scans.
+        expected: what its scans have in common (``fsmis.verify`` checks it).
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Dataset:
         percentiles: Sequence[float],
         fold_starts: Sequence[int] | int,
         source: str,
+        expected: Expectation | None = None,
     ) -> None:
         """List the folder.
 
@@ -96,6 +99,7 @@ class Dataset:
             percentiles: two percentiles of the volume that become 0 and 1.
             fold_starts: see the attributes; a number N cuts the scans that are there in N folds.
             source: one sentence on where the data comes from and how it is prepared, for errors.
+            expected: see the attributes; nothing by default.
 
         Raises:
             UserError: folder or files are missing, the number of scans is not that of the folds, or
@@ -110,6 +114,7 @@ class Dataset:
         self._label_tolerance = label_tolerance
         self._percentiles = tuple(percentiles)
         self._source = source
+        self.expected = expected or Expectation()
         self._images, self._labels = self._pairs()
         self.scan_ids = sorted(self._images, key=int)
         self.fold_starts = self._fold_starts(fold_starts)
@@ -118,35 +123,55 @@ class Dataset:
         """Read and check one scan.
 
         Raises:
+            UserError: see ``read``.
+        """
+        image, label, spacing, affine = self.read(scan_id)
+        return Scan(scan_id, scale_intensities(image, self._percentiles), label, spacing, affine)
+
+    def read(
+        self, scan_id: str
+    ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float], np.ndarray]:
+        """One scan with its intensities as stored.
+
+        Returns:
+            image [Z, H, W], label uint8 [Z, H, W] of prepared ids, spacing in mm (z, y, x), affine.
+
+        Raises:
             UserError: a file cannot be read, image and label differ in shape or geometry, or a
                 label value belongs to no organ.
+        """
+        image_path, label_path = self.files(scan_id)
+        image, label, spacing, affine = read_pair(
+            image_path, label_path, geometry_mm=STORAGE_MM, label_tolerance=self._label_tolerance
+        )
+        return image, self._prepared_label(label_path, label), spacing, affine
+
+    def load_image(self, scan_id: str) -> Scan:
+        """Read one scan without its label, whose file is not opened.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
+        image, spacing, affine = read_volume(self.files(scan_id)[0])
+        return Scan(scan_id, scale_intensities(image, self._percentiles), None, spacing, affine)
+
+    def files(self, scan_id: str) -> tuple[Path, Path]:
+        """Image and label file of a scan.
+
+        Raises:
+            UserError: there is no such scan.
         """
         if scan_id not in self._images:
             raise UserError(
                 f"{self.root}: no scan {scan_id} in {self.name}; there are {self._listed()}"
             )
-        image_path, label_path = self._images[scan_id], self._labels[scan_id]
-        image, spacing, affine = read_volume(image_path)
-        label, _, label_affine = read_volume(label_path)
-        if label.shape != image.shape:
-            raise UserError(
-                f"{label_path}: shape {label.shape} (z, y, x) differs from {image.shape} of "
-                f"{image_path.name}; prepare both from the same scan"
-            )
-        if not np.allclose(label_affine, affine, rtol=0, atol=STORAGE_MM):
-            raise UserError(
-                f"{label_path}: affine differs from that of {image_path.name} by up to "
-                f"{np.abs(label_affine - affine).max():g} mm, so the label may lie flipped or "
-                "shifted on the image; prepare both with the same geometry"
-            )
-        scaled = scale_intensities(image, self._percentiles)
-        return Scan(scan_id, scaled, self._prepared_label(label_path, label), spacing, affine)
+        return self._images[scan_id], self._labels[scan_id]
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the names and contents of all image and label files."""
         total = hashlib.sha256()
         for scan_id in self.scan_ids:
-            for path in (self._images[scan_id], self._labels[scan_id]):
+            for path in self.files(scan_id):
                 total.update(f"{path.name} {sha256(path)}\n".encode())
         return total.hexdigest()
 
@@ -208,15 +233,7 @@ class Dataset:
 
     def _prepared_label(self, path: Path, label: np.ndarray) -> np.ndarray:
         """Check the values of a label map and bring them to the prepared ids, uint8."""
-        values = np.unique(label)
-        distance = np.abs(values - np.round(values))
-        if distance.max() > self._label_tolerance:
-            raise UserError(
-                f"{path}: label value {values[distance.argmax()]:g} is not a whole number; "
-                "resample labels with nearest neighbour"
-            )
-        rounded = np.round(label).astype(np.int64)
-        found = {int(value) for value in np.round(values)}
+        found = set(np.unique(label).tolist())
         if found & self._label_values.keys():
             if found - self._label_values.keys() - {0}:
                 raise UserError(
@@ -224,8 +241,8 @@ class Dataset:
                     "prepare it again"
                 )
             for raw, value in self._label_values.items():
-                rounded[rounded == raw] = value
-            found = {int(value) for value in np.unique(rounded)}
+                label[label == raw] = value
+            found = set(np.unique(label).tolist())
         unexpected = sorted(found - {0} - set(self.organs.values()) - self._unscored)
         if unexpected:
             known = ", ".join(f"{value} {organ}" for organ, value in self.organs.items())
@@ -234,7 +251,7 @@ class Dataset:
                 f"(0 background, {known}); the data looks unprepared or of another dataset. "
                 f"{self._source}"
             )
-        return rounded.astype(np.uint8)
+        return label.astype(np.uint8)
 
     def _listed(self) -> str:
         return ", ".join(self.scan_ids)

@@ -16,7 +16,9 @@ from fsmis.segmenters.files import HUB_FILES, SHIPPED, find_checkpoint
 SCORING_VERSION = 1
 
 # Keys that name places, selections and portions of work: without influence on a score.
-NOT_SCORED = {"device", "root", "source", "fold", "batch_size", "encode_batch_size"}
+NOT_SCORED = {"device", "root", "source", "expected", "fold", "batch_size", "encode_batch_size"}
+NOT_SCORED |= {"folder", "log_every", "checkpoint_every"}  # of a training
+NOT_SCORED |= {"cache"}  # of features, the same with and without
 
 # Parts of an identity that change without a word on the command line.
 REASONS = {
@@ -73,7 +75,7 @@ def news(parent: Path, variant: str, identified: dict[str, Any]) -> list[str]:
 def settings(config: DictConfig) -> dict[str, Any]:
     """The scored settings of a part of the configuration: value by dotted key."""
     flat = _flat(OmegaConf.to_container(config, resolve=True))
-    return {key: value for key, value in flat.items() if key.split(".")[-1] not in NOT_SCORED}
+    return {key: value for key, value in flat.items() if NOT_SCORED.isdisjoint(key.split("."))}
 
 
 def weights_of(config: DictConfig) -> dict[str, str]:

@@ -8,12 +8,16 @@ import sys
 import zipfile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_prep.cli import load_source, main
+from data_prep.geometry import crop_or_pad
 from data_prep.prepare import Outcome, prepare
 from data_prep.verify import verify
 from fsmis.datasets import FILE_NAME
@@ -91,12 +95,12 @@ def linear(image: sitk.Image, spacing: list[float], size: list[int], outside: fl
 def centred(array: np.ndarray, outside: float) -> np.ndarray:
     """Rows and columns cut or padded to 256, one axis after the other."""
     for axis in (1, 2):
-        extra = array.shape[axis] - 256
-        if extra >= 0:
-            array = array.take(range(extra // 2, extra // 2 + 256), axis)
+        middle = array.shape[axis] // 2
+        if array.shape[axis] >= 256:
+            array = array.take(range(middle - 128, middle + 128), axis)
         else:
             widths = [(0, 0)] * 3
-            widths[axis] = (-extra // 2, -extra - (-extra // 2))
+            widths[axis] = (128 - middle, 128 - array.shape[axis] + middle)
             array = np.pad(array, widths, constant_values=outside)
     return array
 
@@ -265,6 +269,34 @@ def test_odd_narrow_and_single_slices(raw_cmr, tmp_path, shape):
     assert set(np.unique(label)) == {0, 2}
 
 
+@settings(max_examples=8, deadline=None)
+@given(axes=st.permutations(range(3)), ways=st.tuples(*[st.sampled_from((1, -1))] * 3))
+def test_a_ct_is_prepared_alike_however_it_is_stored(
+    raw_roots, prepared_roots, tmp_path_factory, axes, ways
+):
+    root = tmp_path_factory.mktemp("turned")
+    for path in raw_roots["synapse"].rglob("*0001.nii.gz"):
+        nib.save(nib.load(path).as_reoriented(np.column_stack([axes, ways])), root / path.name)
+    source = load_source("synapse")
+    scan = source.prepare(source.find(root)["1"])
+    for kind, found in (("image", scan.image), ("label", scan.label)):
+        expected, _, affine = read_volume(prepared_roots["synapse"] / f"{kind}_1.nii.gz")
+        np.testing.assert_allclose(found, expected, atol=1e-2)
+        np.testing.assert_allclose(scan.affine, affine, atol=1e-2)
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=2), st.integers(1, 40))
+def test_the_middle_pixel_stays_in_the_middle(shape, size):
+    """As the public preparation cuts and pads: pixel n // 2 becomes pixel size // 2."""
+    pixels = np.zeros((1, *shape))
+    pixels[0, shape[0] // 2, shape[1] // 2] = 1
+    found, affine = crop_or_pad(pixels, np.eye(4), size, outside=0)
+    assert found.shape == (1, size, size)
+    assert np.argwhere(found).tolist() == [[0, size // 2, size // 2]]
+    middle = [size // 2, size // 2, 0, 1]
+    np.testing.assert_allclose((affine @ middle)[:2], [shape[1] // 2, shape[0] // 2])
+
+
 # what is wrong with one scan: the others go on
 
 
@@ -309,7 +341,7 @@ FAULTS_CMR = {
     "no whole number": (
         "patient2_C0_manual.nii.gz",
         lambda path: rewrite(path, paint_value(0.5, np.float32)),
-        ["not whole numbers"],
+        ["label value 0.5", "not a whole number"],
     ),
     "other affine": (
         "patient2_C0_manual.nii.gz",
@@ -373,13 +405,10 @@ def test_a_bad_ct_fails_alone(fault, raw_synapse, tmp_path):
     check_one_fails("synapse", raw_synapse, tmp_path / "out", file, *words)
 
 
-def test_sagittal_ct_is_refused(raw_synapse, tmp_path):
-    def turn(array, affine):
-        return np.ascontiguousarray(array.transpose(2, 1, 0)), affine[:, [2, 1, 0, 3]]
-
-    for file in ("img/img0002.nii.gz", "label/label0002.nii.gz"):
-        rewrite(raw_synapse / "RawData" / "Training" / file, turn)
-    check_one_fails("synapse", raw_synapse, tmp_path / "out", "not axial")
+def test_a_heart_whose_slices_are_not_the_last_axis_is_refused(raw_cmr, tmp_path):
+    for path in raw_cmr.glob("patient2_*"):
+        nib.save(nib.load(path).as_reoriented(np.array([[2, 1], [1, 1], [0, 1]])), path)
+    check_one_fails("cmr", raw_cmr, tmp_path / "out", "patient2_C0.nii.gz", "third axis")
 
 
 def test_a_full_disk_leaves_no_half_scan(raw_cmr, tmp_path, monkeypatch):
@@ -481,6 +510,40 @@ def test_links_in_the_archive_are_refused(tmp_path):
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(UserError, match="is a link"):
         quietly("cmr", tmp_path / "raw.zip", tmp_path / "out")
+
+
+def test_what_a_killed_process_had_unpacked_is_removed(raw_roots, tmp_path):
+    archive, out = zipped(raw_roots["cmr"], tmp_path / "raw.zip"), tmp_path / "out"
+    out.mkdir()
+    unpack = (
+        "import sys, time; from pathlib import Path; from data_prep.archive import raw_folder\n"
+        "with raw_folder(Path(sys.argv[1]), Path(sys.argv[2]), lambda member: True, 1):\n"
+        "    print('unpacked', flush=True); time.sleep(60)"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", unpack, archive, out], stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == b"unpacked\n"
+        processes[0].kill()
+        processes[0].wait()
+        assert len(list(out.glob(".unpacked-*"))) == 2
+        quietly("cmr", archive, out)
+        assert len(list(out.glob(".unpacked-*"))) == 1  # of the one that is still at work
+        assert (out / "label_2.nii.gz").is_file()
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_zip_files_in_the_folder_are_named(raw_roots, tmp_path):
+    (tmp_path / "raw").mkdir()
+    archive = zipped(raw_roots["cmr"], tmp_path / "raw" / "c0gt.zip")
+    with pytest.raises(UserError, match=rf"{archive} is still packed"):
+        quietly("cmr", tmp_path / "raw", tmp_path / "out")
 
 
 def test_bombs_and_torn_archives_are_refused(raw_roots, tmp_path):

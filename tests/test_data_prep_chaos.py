@@ -14,10 +14,11 @@ from PIL import Image
 
 from data_prep.cli import load_source
 from data_prep.download import download
-from data_prep.geometry import in_plane_gradient, outline_contrast, resample_label
+from data_prep.geometry import resample_label
 from data_prep.source import PreparedScan
 from fsmis.errors import UserError
 from fsmis.nifti import read_volume
+from fsmis.outline import in_plane_gradient, outline_contrast
 from fsmis.phantom.anatomy import ABDOMEN
 from fsmis.phantom.patient import mr_patient
 from fsmis.phantom.raw import GREY, write_dicom, write_raw
@@ -151,6 +152,19 @@ def change(path: Path, **fields) -> None:
     for name, value in fields.items():
         setattr(slice_, name, value)
     slice_.save_as(path)
+
+
+def test_other_sequences_and_leftovers_of_macos_are_passed_over(series):
+    """T1-DUAL, in phase and out of phase, lies beside; a Mac's own files lie in a second tree."""
+    dual = series.with_name("T1DUAL") / "DICOM_anon" / "InPhase"
+    shutil.copytree(series / "DICOM_anon", dual)
+    left = series.parents[2] / "__MACOSX" / "MR" / "1" / "T2SPIR" / "DICOM_anon"
+    left.mkdir(parents=True)
+    for folder in (left, series / "DICOM_anon"):
+        (folder / "._IMG-0004-00001.dcm").write_bytes(b"\0\5\x16\7")
+    source = load_source("chaos")
+    assert len(source.find(series.parents[2])["1"]) == 2 * SLICES
+    assert prepared(series).label.any()
 
 
 def test_a_missing_slice(series):

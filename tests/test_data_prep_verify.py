@@ -84,8 +84,8 @@ def test_an_unlabelled_and_a_constant_scan_are_found(folder):
     image, _, affine = read_volume(folder / "image_2.nii.gz")
     write_volume(folder / "image_2.nii.gz", image * 0, affine)
     assert [problem.split(";")[0] for problem in problems(folder)] == [
-        "no scored organ is labelled",
-        "the image is constant",
+        f"{folder / 'label_1.nii.gz'}: no scored organ is labelled",
+        f"{folder / 'image_2.nii.gz'}: every voxel is 0",
     ]
 
 

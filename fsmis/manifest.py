@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fsmis.atomic import write_atomic
+from fsmis.checksum import sha256
 from fsmis.errors import UserError
 
 NAME = "manifest.json"
@@ -50,3 +51,13 @@ class Manifest:
         self.scans = dict(sorted(self.scans.items(), key=lambda item: int(item[0])))
         record = {"dataset": self.dataset, "settings": self.settings, "scans": self.scans}
         write_atomic(self._path, (json.dumps(record, indent=1) + "\n").encode())
+
+    def changed(self) -> list[Path]:
+        """Prepared files that are not there as they were written."""
+        folder = self._path.parent
+        files = {name: sha for scan in self.scans.values() for name, sha in scan["files"].items()}
+        return [
+            folder / name
+            for name, sha in files.items()
+            if not (folder / name).is_file() or sha256(folder / name) != sha
+        ]

@@ -1,0 +1,188 @@
+"""The check before the first run: once for the same files, one line on what is wrong."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from data_prep.cli import load_source
+from data_prep.prepare import prepare
+from fsmis.cli import CONF_DIR
+from fsmis.datasets import Dataset
+from fsmis.errors import UserError
+from fsmis.nifti import read_volume, write_mask, write_volume
+from fsmis.phantom.raw import write_raw
+from fsmis.variant import settings
+from fsmis.verify import verify_once
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """Two prepared hearts with their manifest; read only."""
+    root = tmp_path_factory.mktemp("cmr")
+    write_raw("cmr", root / "raw", scans=2, size=64)
+    prepare(load_source("cmr"), root / "raw", root / "out", 1, lambda scan_id, outcome: None)
+    return root / "out"
+
+
+@pytest.fixture
+def folder(prepared, tmp_path) -> Path:
+    """A copy without manifest, so that its files may differ."""
+    copy = shutil.copytree(prepared, tmp_path / "cmr")
+    (copy / "manifest.json").unlink()
+    return copy
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "fsmis" / "verified"
+
+
+def opened(root: Path, name: str = "cmr", **changes) -> Dataset:
+    config = OmegaConf.load(CONF_DIR / "dataset" / f"{name}.yaml")
+    return instantiate(config, root=root, fold_starts=2, **changes)
+
+
+def relabel(path: Path, change) -> None:
+    label, _, affine = read_volume(path)
+    write_mask(path, change(np.array(label)), affine)
+
+
+def refusal(dataset: Dataset) -> str:
+    with pytest.raises(UserError) as caught:
+        verify_once(dataset)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_same_files_are_verified_once_wherever_they_lie(prepared, tmp_path, cache, capsys):
+    verify_once(opened(prepared))
+    assert "verifying 2 scans of cmr, once" in capsys.readouterr().out
+    assert len(list(cache.iterdir())) == 1
+    verify_once(opened(prepared))
+    verify_once(opened(shutil.copytree(prepared, tmp_path / "copy")))
+    assert capsys.readouterr().out == ""
+
+
+def test_other_files_and_other_expectations_are_verified_anew(folder, capsys):
+    verify_once(opened(folder))
+    relabel(folder / "label_1.nii.gz", lambda label: np.where(label == 3, 0, label))
+    verify_once(opened(folder))
+    verify_once(opened(folder, expected={"flip_margin": 1.3}))
+    verify_once(opened(folder, expected={"flip_margin": 1.3}))
+    assert capsys.readouterr().out.count("verifying") == 3
+
+
+def test_without_a_cache_it_is_verified_each_time(prepared, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    verify_once(opened(prepared))
+    verify_once(opened(prepared))
+    assert capsys.readouterr().out.count("verifying") == 2
+
+
+def test_a_scan_that_cannot_be_read_is_left_to_the_run(folder, cache):
+    (folder / "image_2.nii.gz").write_bytes(b"")
+    verify_once(opened(folder))
+    assert not cache.exists()
+
+
+def big_pool(label: np.ndarray) -> np.ndarray:
+    label[3:6, 20:230, 20:230] = 2
+    return label
+
+
+WRONG = {
+    "organ_ml": (big_pool, ["LV-BP of", "outside 20 to 500 ml"]),
+    "flip_margin": (lambda label: np.flip(label, 1), ["rows flipped"]),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_what_is_not_expected_is_refused_or_accepted_on_demand(folder, key):
+    change, words = WRONG[key]
+    relabel(folder / "label_2.nii.gz", change)
+    message = refusal(opened(folder))
+    for word in (f"{folder / 'label_2.nii.gz'}: ", *words, f"dataset.expected.{key}=null"):
+        assert word in message
+    verify_once(opened(folder, expected={key: None}))
+
+
+def test_several_problems_are_counted(folder):
+    for number in (1, 2):
+        relabel(folder / f"label_{number}.nii.gz", lambda label: label * 0)
+    message = refusal(opened(folder))
+    assert "label_1.nii.gz: no scored organ is labelled" in message
+    assert f"(4 more: python -m data_prep.verify {folder})" in message
+
+
+def test_another_spacing_is_refused(folder):
+    for path in folder.glob("*.nii.gz"):
+        array, _, affine = read_volume(path)
+        write_volume(path, array, affine @ np.diag([1, 1, 1.1, 1]))
+    message = refusal(opened(folder))
+    assert "voxels of 8.789 x 1.25 x 1.25 mm (z, y, x), not 7.99 x 1.25 x 1.25" in message
+
+
+def test_a_ct_without_its_window_is_refused(tmp_path):
+    label = np.ones((4, 40, 40), np.uint8)
+    for number in (1, 2):
+        image = np.linspace(-1000, 1500, label.size).reshape(label.shape)
+        write_volume(tmp_path / f"image_{number}.nii.gz", image.astype(np.int16), np.eye(4))
+        write_volume(tmp_path / f"label_{number}.nii.gz", label, np.eye(4))
+    dataset = opened(tmp_path, "synapse_ct", expected={"organ_ml": None, "flip_margin": None})
+    message = refusal(dataset)
+    assert "intensities from -1000 to 1500, but -125 to 275 HU become 0 to 255" in message
+
+
+def test_label_ids_of_another_dataset_are_refused(folder):
+    for number in (1, 2):
+        relabel(folder / f"label_{number}.nii.gz", lambda label: np.where(label == 3, 0, label))
+    message = refusal(opened(folder))
+    assert f"{folder}: no scan has RV, label id 3 of cmr" in message and "another" in message
+
+
+def test_a_file_changed_since_its_preparation_is_refused(prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "changed")
+    relabel(folder / "label_1.nii.gz", lambda label: np.where(label == 3, 0, label))
+    message = refusal(opened(folder))
+    assert message.startswith(f"{folder / 'label_1.nii.gz'}: changed or removed")
+    assert "remove manifest.json" in message
+
+
+def test_the_published_chaos_scans_pass_in_their_read_only_folder(chaos_root, cache):
+    config = OmegaConf.load(CONF_DIR / "dataset" / "chaos_mri.yaml")
+    verify_once(instantiate(config, root=chaos_root))
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_run_verifies_its_data_first(folder, tmp_path):
+    relabel(folder / "label_2.nii.gz", lambda label: np.flip(label, 1))
+    options = ["dataset=cmr", f"dataset.root={folder}", "dataset.fold_starts=2"]
+    options += ["method=copy_mask", f"results_dir={tmp_path / 'runs'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fsmis.run", *options], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {folder / 'label_2.nii.gz'}: the label fits its image")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_expectation_fails(folder):
+    with pytest.raises(InstantiationException, match="spacings"):
+        opened(folder, expected={"spacings": [1]})
+
+
+def test_expectations_do_not_change_what_a_run_is():
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("config", ["dataset=chaos_mri"])
+    assert "organs.liver" in settings(config.dataset)
+    assert not [key for key in settings(config.dataset) if "expected" in key]
