@@ -32,6 +32,7 @@ from fsmis.sweep import killed_jobs
 from fsmis.tables import write_summary
 from fsmis.threads import limit_threads
 from fsmis.variant import identity, news, variant_hash, weights_of
+from fsmis.verify import verify_once
 
 
 class Run:
@@ -88,12 +89,13 @@ class Run:
         return [cell for cell in self.requested if self.cfg.force or not self._is_complete(cell)]
 
     def start(self, compute: bool) -> None:
-        """Write the plan; a method to compute with is built before, so bad weights leave no trace.
+        """Write the plan; before that, data and weights to compute with are checked.
 
         Raises:
-            UserError: weights are missing or damaged.
+            UserError: scans are not what was expected, or weights are missing or damaged.
         """
         if compute:
+            verify_once(self.dataset)
             self.evaluation.build()
         self.folder.write_plan(self._plan)
         self.folder.write("config.yaml", OmegaConf.to_yaml(self.cfg, resolve=True))
