@@ -4,6 +4,7 @@ The other settings are arguments of constructors, which check them.
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
@@ -25,6 +26,7 @@ class RunSettings:
     force: bool
     shard: str | None
     threads: int | None
+    cache: dict[str, Any]
 
 
 @dataclass

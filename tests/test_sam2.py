@@ -28,7 +28,7 @@ TOLERANCE = 2e-4  # of logits; catches every known way to get the step wrong
 def segmenter_config(name: str, **changes: object):
     """A segmenter's configuration as it is composed, with changes."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=[f"segmenter={name}", "device=cpu"])
+        config = compose("config", overrides=[f"segmenter={name}", "device=cpu", "cache.dir=null"])
     return OmegaConf.merge(OmegaConf.to_container(config, resolve=True)["segmenter"], changes)
 
 

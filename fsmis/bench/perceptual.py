@@ -14,7 +14,9 @@ from fsmis.matchers.lpips import Lpips
 def build(image_size: int, seed: int) -> Lpips:
     """``conf/matcher/lpips.yaml`` with a seeded random backbone; its ``model`` is the package's."""
     config = OmegaConf.load(CONF_DIR / "matcher" / "lpips.yaml")
-    return instantiate(config, weights="random", image_size=image_size, device="cpu", seed=seed)
+    return instantiate(
+        config, weights="random", image_size=image_size, device="cpu", seed=seed, cache=None
+    )
 
 
 @torch.inference_mode()

@@ -42,6 +42,7 @@ def build(name: str, image_size: int, seed: int) -> tuple[Sam2, nn.Module]:
         image_size=image_size,
         device="cpu",
         seed=seed,
+        cache=None,
         **IMAGENET,
     )
     make_responsive(ours.model, seed)
