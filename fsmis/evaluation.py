@@ -83,12 +83,11 @@ class Evaluation:
             self._method = instantiate(self._config)
         return self._method
 
-    def segment(self, cell: Cell) -> Segmented:
-        """Segment one query scan.
+    def episode(self, cell: Cell) -> tuple[Scan, Episode]:
+        """One query scan with its label, and what the method gets to see.
 
         Raises:
             ScanError: a scan cannot be read.
-            KeyError: the method left out an organ.
         """
         try:
             query = self._dataset.load(cell.query_scan)
@@ -96,7 +95,16 @@ class Evaluation:
         except UserError as error:
             raise ScanError(str(error)) from error
         split = Split(cell.fold, cell.support_scan, [cell.query_scan])
-        episode = self._protocol.episode(self._dataset, split, support, query)
+        return query, self._protocol.episode(self._dataset, split, support, query)
+
+    def segment(self, cell: Cell) -> Segmented:
+        """Segment one query scan.
+
+        Raises:
+            ScanError: a scan cannot be read.
+            KeyError: the method left out an organ.
+        """
+        query, episode = self.episode(cell)
         labels = self._dataset.organs
         truths = {
             organ: truth(query, labels[organ], task) for organ, task in episode.organs.items()

@@ -36,7 +36,14 @@ from fsmis.verify import verify_once
 
 
 class Run:
-    """One configuration on its way from the data to its table."""
+    """One configuration on its way from the data to its table.
+
+    Attributes:
+        cfg: the configuration, its settings brought to their types.
+        every: the cells of all folds.
+        requested: those of the folds and the share that are asked for.
+        folder: where they are recorded.
+    """
 
     def __init__(self, cfg: DictConfig, choices: dict[str, str]) -> None:
         """Check settings and data; nothing is written yet.
@@ -60,11 +67,11 @@ class Run:
         self.cfg = cfg
         self.dataset: Dataset = instantiate(cfg.dataset)
         self.protocol: Protocol = instantiate(cfg.protocol)
-        every_fold = self._cells(instantiate(cfg.protocol, fold="all"))
+        self.every = self._cells(instantiate(cfg.protocol, fold="all"))
         self.evaluation = Evaluation(cfg.method, self.dataset, self.protocol)
         identified = identity(cfg, self.dataset)
         variant = variant_hash(identified)
-        self.requested = share(self._cells(self.protocol), every_fold, cfg.shard, variant)
+        self.requested = share(self._cells(self.protocol), self.every, cfg.shard, variant)
         self.labels = {
             "dataset": self.dataset.name,
             "method": choices["method"],
@@ -81,7 +88,7 @@ class Run:
             "organs": list(self.dataset.organs),
             "choices": {group: name for group, name in choices.items() if group in cfg.method},
             "identity": identified,
-            "cells": every_fold,
+            "cells": self.every,
         }
 
     def pending(self) -> list[Cell]:

@@ -117,7 +117,7 @@ class AugmentMatchPrompt(Method):
     ) -> MatchedCopies:
         """Stages 1 and 2, a support slice at a time, with the query slices it serves."""
         copies = MatchedCopies()
-        for z, served in _served_slices(episode).items():
+        for z, served in served_slices(episode).items():
             support = self._construct(episode, z, len(served))
             rows = np.searchsorted(slices, served)
             k = min(self.memories, len(support.images))
@@ -151,7 +151,7 @@ class AugmentMatchPrompt(Method):
         return self.support_set.construct(episode.support.image[z], masks, n_query, key)
 
 
-def _served_slices(episode: Episode) -> dict[int, list[int]]:
+def served_slices(episode: Episode) -> dict[int, list[int]]:
     """Support slice -> the query slices it serves, for any organ; both ascending."""
     served: dict[int, set[int]] = {}
     for task in episode.organs.values():

@@ -1,0 +1,173 @@
+"""What a command would do, and how long it may take: ``python -m fsmis.plan [-m] key=value ...``.
+
+Takes the arguments of fsmis.run. Counts the scans of each run, those that are done, and the images
+that go through the segmenter's encoder (at most); writes nothing. Times are those that finished
+scans of the same run took, wherever they ran; --measure segments a scan of each run that has none.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from omegaconf import OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from fsmis.cli import command_line
+from fsmis.display import console, errors
+from fsmis.encoder_images import encoder_images
+from fsmis.errors import ScanError
+from fsmis.heartbeat import author
+from fsmis.jobs import Job, compose_jobs
+from fsmis.methods.augment_match_prompt import served_slices
+from fsmis.records import Cell
+from fsmis.run import Run
+from fsmis.threads import limit_threads
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run is going to do.
+
+    Attributes:
+        name: what tells it from the other runs of a sweep.
+        requested: scans asked for, each in its fold.
+        pending: those to compute, less those that an earlier run of the sweep computes.
+        images: of the pending scans, for the segmenter's encoder, at most.
+        seconds: wall time of each scan of this run that was timed.
+        hosts: machines on which they were.
+    """
+
+    name: str
+    requested: int
+    pending: int
+    images: int
+    seconds: Sequence[float]
+    hosts: frozenset[str]
+
+    @property
+    def expected(self) -> float | None:
+        """Seconds for one process to do it; None where no scan was timed."""
+        if not self.pending:
+            return 0.0
+        return self.pending * median(self.seconds) if self.seconds else None
+
+
+class Planner:
+    """Plans the runs of a sweep, one after another.
+
+    Args:
+        measure: segment, and do not record, a scan of each run of which none was timed.
+    """
+
+    def __init__(self, measure: bool) -> None:
+        self._measure = measure
+        self._planned: set[tuple[str, Cell]] = set()
+        # query slices that each support slice serves, by what decides it
+        self._served: dict[tuple[str, Cell], dict[int, list[int]]] = {}
+
+    def plan(self, job: Job) -> Plan:
+        """What a run is going to do after the ones before.
+
+        Raises:
+            UserError: bad settings or data.
+        """
+        run = Run(job.cfg, job.choices)
+        folder = run.folder
+        pending = [cell for cell in run.pending() if (str(folder.path), cell) not in self._planned]
+        self._planned |= {(str(folder.path), cell) for cell in pending}
+        timed = [r for r in map(folder.read, folder.done(run.every)) if "wall_seconds" in r]
+        seconds, hosts = [r["wall_seconds"] for r in timed], {r["host"] for r in timed}
+        if self._measure and pending and not seconds:
+            seconds, hosts = [_measured(run, pending[0])], {author()["host"]}
+        images = sum(self._images(run, cell) for cell in pending)
+        return Plan(job.name, len(run.requested), len(pending), images, seconds, frozenset(hosts))
+
+    def _images(self, run: Run, cell: Cell) -> int:
+        if "segmenter" not in run.cfg.method:
+            return 0
+        parts = (OmegaConf.to_yaml(run.cfg[part], resolve=True) for part in ("dataset", "protocol"))
+        key = "".join(parts), cell
+        if key not in self._served:
+            try:
+                self._served[key] = served_slices(run.evaluation.episode(cell)[1])
+            except ScanError as error:
+                errors.print(f"scan {cell.query_scan} of fold {cell.fold} will fail: {error}")
+                self._served[key] = {}
+        return encoder_images(run.cfg.method, self._served[key])
+
+
+def _measured(run: Run, cell: Cell) -> float:
+    """Seconds to segment and score a scan here, as ``Run.compute`` notes them."""
+    limit_threads(run.cfg.threads)
+    run.evaluation.build()
+    start = time.perf_counter()
+    run.evaluation.segment(cell).rows()
+    return time.perf_counter() - start
+
+
+def show(plans: list[Plan]) -> None:
+    """Print a row for each run, and what the times rest on."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("run", overflow="fold")
+    for column in ("scans", "done", "to do", "encoder images", "time"):
+        table.add_column(column, justify="right")
+    for plan in plans:
+        counts = (plan.requested, plan.requested - plan.pending, plan.pending, plan.images)
+        table.add_row(plan.name or "this run", *map(str, counts), duration(plan.expected))
+    known = [plan.expected for plan in plans if plan.expected is not None]
+    if len(plans) > 1:
+        table.add_section()
+        requested = sum(plan.requested for plan in plans)
+        pending, images = sum(p.pending for p in plans), sum(p.images for p in plans)
+        counts = (requested, requested - pending, pending, images)
+        total = duration(sum(known) if len(known) == len(plans) else None)
+        table.add_row(f"all {len(plans)} runs", *map(str, counts), total)
+    console.print(table)
+    timed = [plan for plan in plans if plan.pending and plan.seconds]
+    if timed:
+        count = sum(len(plan.seconds) for plan in timed)
+        hosts = ", ".join(sorted(frozenset().union(*(plan.hosts for plan in timed))))
+        console.print(
+            f"time: scans to do x median of {count} scans timed on {hosts}, one process at a time, "
+            "without loading weights or training"
+        )
+    if len(known) < len(plans):
+        console.print(
+            f"time of {len(plans) - len(known)} of {len(plans)} runs unknown: none of their scans "
+            "has been timed; --measure segments one of each"
+        )
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the unit that suits it; ``?`` for None."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def main() -> None:
+    """The command line."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m fsmis.plan",
+        description=__doc__.split("\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for fsmis.run")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="a sweep over lists of values"
+    )
+    parser.add_argument("--measure", action="store_true", help="time a scan where none has been")
+    options = parser.parse_intermixed_args()
+    with command_line():
+        planner = Planner(options.measure)
+        show([planner.plan(job) for job in compose_jobs(options.overrides, options.multirun)])
+
+
+if __name__ == "__main__":
+    main()
