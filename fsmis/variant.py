@@ -19,7 +19,6 @@ SCORING_VERSION = 1
 NOT_SCORED = {"device", "root", "source", "expected", "fold", "batch_size", "encode_batch_size"}
 NOT_SCORED |= {"folder", "log_every", "checkpoint_every"}  # of a training
 NOT_SCORED |= {"cache"}  # of features, the same with and without
-NOT_SCORED |= {"cache"}  # of features, the same with and without
 
 # Parts of an identity that change without a word on the command line.
 REASONS = {
