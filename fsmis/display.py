@@ -1,7 +1,7 @@
 """What a run shows on the terminal: progress with the current mean, then its table."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pandas as pd
@@ -14,6 +14,12 @@ from fsmis.records import Cell, RunFolder
 from fsmis.tables import shown, summarise
 
 COLUMNS = {"dice": "Dice %", "sd": "sd", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
+COLUMNS |= {
+    "to paper": "to\npaper",
+    "to main": "to\nmain",
+    "p Holm": "p\nHolm",
+    "95 % interval": "95 %\ninterval",
+}
 
 FILE_WIDTH = None if sys.stdout.isatty() else 160  # a file or pipe has no width of its own
 
@@ -57,16 +63,20 @@ def progress(
         yield advance
 
 
-def table(title: str, frame: pd.DataFrame, notes: list[str]) -> None:
-    """Print a table with its notes below."""
+def table(title: str, frame: pd.DataFrame, notes: list[str], bold: Sequence[int] = ()) -> None:
+    """Print a table with its notes below; rows at the positions ``bold`` stand out."""
     text = shown(frame)
     grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in text.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[column])
         justify: JustifyMethod = "right" if numeric else "left"
-        grid.add_column(COLUMNS.get(column, column), justify=justify, overflow="fold")
-    for _, row in text.iterrows():
-        grid.add_row(*row, style="bold" if row.iloc[0] == "mean" else None)
+        # of a terminal too narrow, text is broken and never a number
+        width = text[column].str.len().max() if numeric and len(text) else None
+        name = COLUMNS.get(column, column)
+        grid.add_column(name, justify=justify, overflow="fold", min_width=width)
+    for position, (_, row) in enumerate(text.iterrows()):
+        emphasised = position in bold or row.iloc[0] == "mean"
+        grid.add_row(*row, style="bold" if emphasised else None)
     console.print(grid)
     for note in notes:
         console.print(note)

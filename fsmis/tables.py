@@ -14,6 +14,9 @@ from fsmis.records import RunFolder
 MEAN = "mean"
 PERCENT = ["dice", "iou"]
 MILLIMETRES = ["hd95_mm", "assd_mm"]
+DIFFERENCES = ["to paper", "to main"]
+P_VALUES = ["p", "p Holm"]
+SMALLEST_P = 0.001  # that is printed
 
 
 def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
@@ -85,6 +88,10 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             return "–"
         if not pd.api.types.is_float_dtype(table[column]):
             return str(value)
+        if column in P_VALUES:
+            return f"{value:.3f}" if value >= SMALLEST_P else f"<{SMALLEST_P}"
+        if column in DIFFERENCES:
+            return f"{value:+.2f}"
         return f"{value:.1f}" if column in MILLIMETRES else f"{value:.2f}"
 
     quiet = [name for name in ("undefined", "empty") if name in table and not table[name].any()]
