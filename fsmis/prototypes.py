@@ -78,3 +78,27 @@ def cosine_logits(
         return (similarity.softmax(1) * similarity).sum(1)
     weights = similarity.masked_fill(~counts[:, :, None, None], -torch.inf).softmax(1)
     return (weights * similarity).sum(1)
+
+
+def panet_logits(support: Tensor, foreground: Tensor, query: Tensor) -> Tensor:
+    """PANet: logits ``[B, 2, h, w]`` of background and foreground, one prototype each.
+
+    Args:
+        support: features ``[B, C, h, w]`` of labelled images.
+        foreground: weights ``[B, h, w]`` in [0, 1] on them.
+        query: features ``[B, C, h, w]``.
+    """
+    averages = (masked_average(support, weights) for weights in (1 - foreground, foreground))
+    return torch.stack([cosine_logits(query, average[:, None]) for average in averages], 1)
+
+
+def alpnet_logits(
+    support: Tensor, foreground: Tensor, query: Tensor, window: int, threshold: float
+) -> Tensor:
+    """ALPNet: the same with adaptive local prototypes, see :func:`adaptive_prototypes`."""
+    classes = (1 - foreground, False), (foreground, True)
+    prototypes = (
+        adaptive_prototypes(support, weights, window, threshold, always_average)
+        for weights, always_average in classes
+    )
+    return torch.stack([cosine_logits(query, *of_class) for of_class in prototypes], 1)

@@ -1,0 +1,68 @@
+"""What prototypes of the segmenter's own features are worth without any training."""
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fsmis.encoded_episode import EncodedEpisode, support_of_each_slice
+from fsmis.errors import UserError
+from fsmis.methods.base import Method
+from fsmis.protocol import Episode
+from fsmis.prototypes import on_grid
+from fsmis.segmenters.sam2 import Sam2
+
+
+class FrozenPrototypes(Method):
+    """Compares query features with prototypes of organ and background on the support slice.
+
+    One binary problem for each organ. The encoder is the segmenter's, as it is.
+
+    Args:
+        segmenter: whose encoder gives the features.
+        level: of ``Features.levels``; -1 is the coarsest, the image embedding.
+    """
+
+    def __init__(self, segmenter: Sam2, level: int) -> None:
+        self.segmenter = segmenter
+        self.level = level
+
+    @abstractmethod
+    def logits(self, support: Tensor, foreground: Tensor, query: Tensor) -> Tensor:
+        """Logits of background and organ, ``[B, 2, h, w]``, of B query slices.
+
+        Args:
+            support: features ``[B, C, h, w]`` of the support slice of each.
+            foreground: part of each cell that the organ covers there, ``[B, h, w]``.
+            query: features ``[B, C, h, w]``.
+        """
+
+    @torch.inference_mode()
+    def segment(self, episode: Episode) -> dict[str, np.ndarray]:
+        """See ``Method.segment``."""
+        encoded = EncodedEpisode.encode(self.segmenter, episode)
+        supports, queries = self._maps(encoded.supports.levels), self._maps(encoded.queries.levels)
+        size = episode.query.image.shape[1:]
+        masks = {}
+        for organ, task in episode.organs.items():
+            mask = torch.as_tensor(task.support_masks, device=queries.device)
+            foreground = on_grid(mask, supports.shape[-2:])
+            support = supports[encoded.support_rows(task)]
+            logits = self.logits(
+                support[task.part], foreground[task.part], queries[encoded.query_rows(task)]
+            )
+            margin = logits[:, 1:] - logits[:, :1]
+            resized = F.interpolate(margin, size, mode="bilinear", align_corners=False)
+            masks[organ] = (resized[:, 0] > 0).cpu().numpy()
+        self.matches = support_of_each_slice(episode)
+        return masks
+
+    def _maps(self, levels: list[Tensor]) -> Tensor:
+        if not -len(levels) <= self.level < len(levels):
+            raise UserError(
+                f"method.level={self.level}: the segmenter has {len(levels)} levels, use "
+                f"-{len(levels)} to {len(levels) - 1}"
+            )
+        return levels[self.level].float()
