@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from fsmis import display, figures
+from fsmis import display, figures, tracking
 from fsmis.cli import CONF_DIR, SOME_FAILED, USER_ERROR, Interrupted, command_line, interruptible
 from fsmis.datasets import Dataset
 from fsmis.errors import ScanError, UserError
@@ -64,6 +64,7 @@ class Run:
         require_at_least(1, figure_slices=cfg.figure_slices)
         if cfg.figures not in figures.CHOICES:
             raise UserError(f"figures={cfg.figures}: choose one of {', '.join(figures.CHOICES)}")
+        tracking.check(cfg.wandb)
         self.cfg = cfg
         self.dataset: Dataset = instantiate(cfg.dataset)
         self.protocol: Protocol = instantiate(cfg.protocol)
@@ -226,6 +227,9 @@ def execute(cfg: DictConfig, choices: dict[str, str]) -> int:
     failed = len(run.requested) - len(run.folder.done(run.requested))
     if failed:
         display.errors.print(f"{failed} of {len(run.requested)} scans failed, see above")
+    untracked = tracking.track(run.folder, run.cfg.wandb)
+    if untracked:
+        display.errors.print(untracked)
     return SOME_FAILED if failed else 0
 
 

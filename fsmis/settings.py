@@ -7,9 +7,19 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ValidationError
+from omegaconf.errors import ConfigKeyError, ValidationError
 
 from fsmis.errors import UserError
+
+
+@dataclass
+class WandbSettings:
+    """Of tracking, in ``conf/config.yaml``."""
+
+    mode: str
+    project: str
+    group: str | None
+    timeout: float
 
 
 @dataclass
@@ -27,6 +37,7 @@ class RunSettings:
     shard: str | None
     threads: int | None
     cache: dict[str, Any]
+    wandb: WandbSettings
 
 
 @dataclass
@@ -50,9 +61,13 @@ def converted(cfg: DictConfig, types: type[RunSettings] | type[SegmentSettings])
     typed = OmegaConf.structured(types)
     for name in [field.name for field in fields(types)]:
         try:
-            typed[name] = cfg[name]
+            OmegaConf.update(typed, name, cfg[name], merge=True)
+        except ConfigKeyError as error:
+            raise UserError(f"{error.full_key}: no such setting; check its spelling") from error
         except ValidationError as error:
-            raise UserError(f"{name}={cfg[name]}: {str(error.msg).splitlines()[0]}") from error
+            key = error.full_key or name
+            value = OmegaConf.select(cfg, key)
+            raise UserError(f"{key}={value}: {str(error.msg).splitlines()[0]}") from error
     merged = OmegaConf.merge(cfg, OmegaConf.to_container(typed))
     assert isinstance(merged, DictConfig)
     return merged

@@ -8,6 +8,9 @@ import pytest
 
 from fsmis.phantom import write_phantom
 
+# runs of tests leave no record but where a test is about it
+os.environ["WANDB_MODE"] = "disabled"
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
