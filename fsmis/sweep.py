@@ -44,7 +44,7 @@ class SweepSummary(Callback):
         """Refuse a results folder that cannot be written, before Hydra writes to it."""
         with command_line():
             require_writable(config.results_dir)
-            _require_installed(config.hydra.launcher._target_)
+            require_installed(config.hydra.launcher._target_)
         sweeps = Path(config.hydra.sweep.dir).expanduser().absolute()
         self._jobs = sweeps / f"jobs-{uuid.uuid4().hex}"
         # Hydra leaves out on_multirun_end where a job was killed, which is when it matters
@@ -62,7 +62,10 @@ class SweepSummary(Callback):
         self._note(config, reason)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit with code 1 where a job failed."""
+        """Exit with code 1 where a job failed, and refuse a sweep without any."""
+        with command_line():
+            if not self._notes():
+                raise UserError("a sweep of no jobs: one of its lists of values is empty")
         if self._failed():
             raise SystemExit(SOME_FAILED)
 
@@ -108,7 +111,7 @@ def killed_jobs() -> Iterator[None]:
         raise SystemExit(SOME_FAILED) from None
 
 
-def _require_installed(target: str) -> None:
+def require_installed(target: str) -> None:
     """Refuse a launcher whose package is not there; Hydra's own need none."""
     package, _, module = target.partition(".")
     if package == "hydra_plugins":

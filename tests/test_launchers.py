@@ -11,10 +11,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from fsmis.cli import CONF_DIR
+from fsmis.errors import UserError
 from fsmis.records import COLUMNS
+from fsmis.sweep import require_installed
+from fsmis.threads import limit_threads
 
 SWEEP = ["dataset=phantom", "method=copy_mask", "protocol.fold=0,1"]
+LAUNCHERS = sorted((CONF_DIR / "hydra/launcher").glob("*.yaml"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -85,3 +93,48 @@ def test_sweep_with_a_killed_job_ends_with_the_rows_of_an_undisturbed_one(
     ]
     pd.testing.assert_frame_equal(rows(tmp_path), undisturbed)
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.glob(".sweep/jobs-*"))
+
+
+def test_sweep_launched_twice_at_once_leaves_the_rows_of_one(
+    phantom_root: Path, tmp_path: Path, undisturbed: pd.DataFrame
+) -> None:
+    twice = [start(command(phantom_root, tmp_path)) for _ in range(2)]
+    for process in twice:
+        assert process.communicate()[1] == "" and process.returncode == 0
+    pd.testing.assert_frame_equal(rows(tmp_path), undisturbed)
+
+
+def test_sweep_of_no_jobs_is_refused(phantom_root: Path, tmp_path: Path) -> None:
+    process = start(command(phantom_root, tmp_path, "seed=range(0)"))
+    assert process.communicate()[1].startswith("error: a sweep of no jobs")
+    assert process.returncode == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*'hydra/launcher:UserWarning")
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
+def test_launcher_is_configured_as_its_plugin_wants(path: Path) -> None:
+    plugin = path.stem.split("_")[0]
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("config", [f"hydra/launcher={path.stem}"], return_hydra_config=True)
+    configured = OmegaConf.to_container(cfg.hydra.launcher, resolve=False)
+    assert set(configured) == set(OmegaConf.load(path))  # the plugin knows them all, and no others
+
+
+def test_launcher_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsmis.sweep.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'which is not installed here; pip install -e ".\[ray\]"'):
+        require_installed("hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher")
+    require_installed("hydra._internal.core_plugins.basic_launcher.BasicLauncher")
+
+
+def test_threads_of_a_process_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    limit_threads(None)
+    assert os.environ["OMP_NUM_THREADS"] == "7" and torch.get_num_threads() == before
+    try:
+        limit_threads(3)
+        assert os.environ["OMP_NUM_THREADS"] == "3" and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
