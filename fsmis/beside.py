@@ -10,7 +10,15 @@ from omegaconf import ListConfig, OmegaConf
 from fsmis.charts import labels
 from fsmis.cli import CONF_DIR
 from fsmis.collection import StoredRun
-from fsmis.published import CONFIRMED, PAPER, known_organs, lay_out, select
+from fsmis.published import (
+    CONFIRMED,
+    PAPER,
+    PUBLISHED,
+    known_organs,
+    lay_out,
+    read_published,
+    select,
+)
 from fsmis.tables import MEAN
 
 UNCONFIRMED = "†"
@@ -147,16 +155,18 @@ def beside(
 
 
 def beside_all(
-    runs: list[StoredRun], frame: pd.DataFrame, settings: list[str], published: pd.DataFrame
+    runs: list[StoredRun], frame: pd.DataFrame, settings: list[str]
 ) -> dict[str, Beside]:
-    """``beside`` for each dataset that has published rows.
+    """``beside`` for each dataset that has rows in the repository's table of published numbers.
 
     Args:
         runs: from ``collection.read_runs``.
         frame: all of ``collection.tabulate``.
         settings: the same.
-        published: see ``published.read_published``.
     """
+    if not PUBLISHED.is_file():  # an installation without the repository
+        return {}
+    published = read_published()
     frame = frame.assign(data=[data_of(runs[position].plan) for position in frame.index])
     found = {
         str(dataset): beside(own, settings, published)

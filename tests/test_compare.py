@@ -69,6 +69,25 @@ def command(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(words, capture_output=True, text=True)
 
 
+def on_terminal(module: str, *arguments: str) -> str:
+    """What a command prints on a terminal of 80 columns."""
+    terminal, side = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdout=side,
+        env=os.environ | {"COLUMNS": "80", "TERM": "dumb"},
+    )
+    os.close(side)
+    output = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            output += chunk
+    except OSError:  # how a terminal says that the other side is closed
+        pass
+    assert process.wait() == 0
+    return output.decode().replace("\r", "")
+
+
 def refusal(capsys, *arguments: object) -> str:
     """What the command says on stderr, in one line, when it refuses."""
     with pytest.raises(SystemExit) as stop:
@@ -240,21 +259,7 @@ def test_help_shows_an_example(capsys) -> None:
 
 def test_a_terminal_of_80_columns_is_enough(results: Path) -> None:
     write_run(results / "main/m2", "augment_match_prompt", scattered(0.82), **{"volume.reach": 3})
-    terminal, side = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fsmis.compare", str(results), "--main", "m1"],
-        stdout=side,
-        env=os.environ | {"COLUMNS": "80", "TERM": "dumb"},
-    )
-    os.close(side)
-    output = b""
-    try:
-        while chunk := os.read(terminal, 65536):
-            output += chunk
-    except OSError:  # how a terminal says that the other side is closed
-        pass
-    assert process.wait() == 0
-    text = output.decode().replace("\r", "")
+    text = on_terminal("fsmis.compare", str(results), "--main", "m1")
     tables = [line for line in text.splitlines() if line.startswith(" ")]
     assert tables and max(map(len, tables)) <= 80
     (copy,) = (line for line in tables if "copy_mask" in line and "<0.001" in line)

@@ -1,15 +1,18 @@
 """Published numbers: the checks, the file of the repository, its rows beside own runs."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_compare import on_terminal, scattered, write_run
 
 from fsmis.beside import benchmark, beside
 from fsmis.errors import UserError
 from fsmis.published import COLUMNS, PAPER, PUBLISHED, STATUSES, lay_out, read_published, select
+from fsmis.report import main as report
 from fsmis.tables import MEAN
 
 ABDOMEN = ["liver", "RK", "LK", "spleen"]
@@ -257,3 +260,27 @@ def test_settings_are_named_where_they_are_not_those_asked_for(published: pd.Dat
 def test_benchmarks_have_the_published_folds(dataset: str, scans: int) -> None:
     assert benchmark(dataset) == f"{scans} scans in 5 folds"
     assert benchmark("mine") is None
+
+
+def test_report_puts_published_rows_beside_own_runs(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/c1", "copy_mask", scattered(0.4))
+    write_run(tmp_path / "runs/p1", "copy_mask", scattered(0.5), dataset="phantom")
+    report([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    text = (tmp_path / "report.md").read_text()
+    _, beside = text.split("# chaos_mri beside published rows, setting 1\n")
+    assert "| RPT 2023† " in beside and "phantom" not in beside
+    assert "| alpnet-3parts-organ_range, 20 scans in 5 folds, 3f2a91c0 |" in beside
+    assert "[3] readme: table 1 in the README of primebo1/FoB_SAM" in beside
+
+
+def test_report_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    for dataset in ("chaos_mri", "phantom"):
+        for reach in (0, 1):
+            folder = tmp_path / dataset / f"v{reach}"
+            settings = {"volume_pass.reach": reach, "memories": reach}
+            write_run(folder, "augment_match_prompt", scattered(0.4), dataset=dataset, **settings)
+    text = on_terminal("fsmis.report", str(tmp_path))
+    tables = [line for line in text.splitlines() if line.startswith(" ")]
+    assert tables and max(map(len, tables)) <= 80
+    own = [line for line in tables if line.strip().startswith("augment_match_prompt,")]
+    assert len(own) == 4 and all(len(re.findall(r"\d\d\.\d\d", line)) >= 5 for line in own)
