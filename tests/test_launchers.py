@@ -110,7 +110,7 @@ def test_sweep_of_no_jobs_is_refused(phantom_root: Path, tmp_path: Path) -> None
     assert process.returncode == 2
 
 
-@pytest.mark.filterwarnings("ignore:.*'hydra/launcher:UserWarning")
+@pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher:UserWarning")
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
 def test_launcher_is_configured_as_its_plugin_wants(path: Path) -> None:
     plugin = path.stem.split("_")[0]
