@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -18,6 +19,7 @@ from fsmis.metrics import score
 from fsmis.nifti import write_mask
 from fsmis.protocol import Episode, Protocol, Split, truth
 from fsmis.records import Cell
+from fsmis.training_scans import TrainingScans
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,7 @@ class Evaluation:
     def __init__(self, method: DictConfig, dataset: Dataset, protocol: Protocol) -> None:
         self._config = method
         self._method: Method | None = None
+        self._fitted: int | None = None  # the fold
         self._dataset = dataset
         self._protocol = protocol
         # a support serves all queries of its fold
@@ -82,6 +85,23 @@ class Evaluation:
         if self._method is None:
             self._method = instantiate(self._config)
         return self._method
+
+    def fit(self, fold: int) -> pd.DataFrame | None:
+        """Let the method train for a fold, unless it has for this one.
+
+        Returns:
+            The log of the training; None where there was none.
+
+        Raises:
+            UserError: a scan cannot be read, or none is left to train on.
+        """
+        if self._fitted == fold:
+            return None
+        method = self.build()
+        split = next(s for s in self._protocol.splits(self._dataset) if s.fold == fold)
+        log = method.fit(TrainingScans(self._dataset, split, method.setting))
+        self._fitted = fold
+        return log
 
     def episode(self, cell: Cell) -> tuple[Scan, Episode]:
         """One query scan with its label, and what the method gets to see.
@@ -109,6 +129,7 @@ class Evaluation:
         truths = {
             organ: truth(query, labels[organ], task) for organ, task in episode.organs.items()
         }
+        self.fit(cell.fold)
         method = self.build()
         start = time.perf_counter()
         masks = method.segment(episode) if truths else {}

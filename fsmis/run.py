@@ -31,6 +31,7 @@ from fsmis.shard import share
 from fsmis.sweep import killed_jobs
 from fsmis.tables import write_summary
 from fsmis.threads import limit_threads
+from fsmis.training_curve import write_training
 from fsmis.variant import identity, news, variant_hash, weights_of
 from fsmis.verify import verify_once
 
@@ -128,6 +129,9 @@ class Run:
         self._figure(cell).unlink(missing_ok=True)
         try:
             with beating(record):
+                log = self.evaluation.fit(cell.fold)
+                if log is not None:
+                    write_training(self.folder.path / "training", cell.fold, log)
                 segmented = self.evaluation.segment(cell)
                 if self.cfg.save_predictions:
                     segmented.write(self._prediction(cell), self.dataset.organs)

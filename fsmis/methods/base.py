@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+import pandas as pd
 
 from fsmis.protocol import Episode
+from fsmis.training_scans import TrainingScans
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +28,26 @@ class Method(ABC):
     names the class; every other key of the YAML is an argument of its constructor.
 
     Attributes:
+        setting: which slices of the training scans a trained method may see, 1 or 2 (see
+            ``TrainingScans``).
         matches: for figures, what each query slice of the last episode was segmented from, by
             organ; empty for methods that cannot say.
     """
 
+    setting: int = 1
     matches: Mapping[str, list[Match]] = MappingProxyType({})
+
+    def fit(self, scans: TrainingScans) -> pd.DataFrame | None:
+        """Train for a fold; called before its first episode. Does nothing by default.
+
+        Args:
+            scans: other scans than the fold's, without any label.
+
+        Returns:
+            What came of it, for the run's ``training`` folder: columns ``step`` and ``loss``, and
+            the terms that the loss is the sum of; None where nothing was trained.
+        """
+        return None
 
     @abstractmethod
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Self-supervised training on pseudo-labels, which the trained baselines share."""

@@ -1,0 +1,288 @@
+"""The trainer of the self-supervised baselines: steps of episodes, kept so that it can resume."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from fsmis import display
+from fsmis.atomic import write_atomic
+from fsmis.checksum import sha256
+from fsmis.episodic.encoder import Encoder, EncoderSettings
+from fsmis.episodic.episodes import Episodes, EpisodeSource, Views
+from fsmis.episodic.network import EpisodicNetwork
+from fsmis.episodic.supervoxels import Supervoxels
+from fsmis.errors import UserError
+from fsmis.segmenters.device import resolve_device
+from fsmis.training_scans import TrainingScans
+from fsmis.weights import read_tensors
+
+Network = TypeVar("Network", bound=EpisodicNetwork)
+
+# Raised when the code changes so that the same settings train other weights.
+TRAINING_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and pace of a training; see ``conf/episodic/default.yaml``.
+
+    Attributes:
+        steps: optimiser steps.
+        pairs: pairs of slices in a step.
+        classes: pseudo-classes of each pair.
+        learning_rate: highest, of AdamW.
+        warmup: fraction of the steps over which it rises from zero; then it falls as a half cosine.
+        weight_decay: of AdamW.
+        gradient_norm: larger gradients are scaled down to it.
+    """
+
+    steps: int
+    pairs: int
+    classes: int
+    learning_rate: float
+    warmup: float
+    weight_decay: float
+    gradient_norm: float
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, 0 to ``steps`` - 1."""
+        done = (step + 1) / self.steps
+        if done < self.warmup:
+            return self.learning_rate * done / self.warmup
+        falling = (done - self.warmup) / (1 - self.warmup)
+        return self.learning_rate * (1 + np.cos(np.pi * falling)) / 2
+
+
+class EpisodicTraining:
+    """Trains a network on the scans outside a fold, without any label.
+
+    A training is kept in ``<folder>/<dataset>/<method>/<hash>/fold_<k>/``, where the hash is of all
+    that can change its weights: ``state.pt`` to resume from while it lasts, then
+    ``weights.safetensors``; ``log.csv`` with the losses. Runs that differ elsewhere share it. Every
+    step draws its episodes from (seed, fold, step), so a resumed training ends where an
+    uninterrupted one does.
+
+    Args:
+        setting: 1 or 2, see ``TrainingScans``.
+        image_size: rows and columns that slices are brought to.
+        encoder: of the network.
+        supervoxels: the pseudo-labels.
+        views: how support and query of an episode differ.
+        schedule: length and pace.
+        background_weight: of a background pixel in the cross-entropy, that of foreground being 1.
+        log_every: steps between two lines of the log.
+        checkpoint_every: steps between two checkpoints.
+        folder: of all trainings.
+        seed: of weights and episodes.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """
+
+    def __init__(
+        self,
+        setting: int,
+        image_size: int,
+        encoder: EncoderSettings,
+        supervoxels: Supervoxels,
+        views: Views,
+        schedule: Schedule,
+        background_weight: float,
+        log_every: int,
+        checkpoint_every: int,
+        folder: str,
+        seed: int,
+        device: str,
+    ) -> None:
+        for name, value in {
+            "image_size": image_size,
+            "schedule.steps": schedule.steps,
+            "schedule.pairs": schedule.pairs,
+            "schedule.classes": schedule.classes,
+            "log_every": log_every,
+            "checkpoint_every": checkpoint_every,
+        }.items():
+            if value < 1:
+                raise UserError(f"training.{name}={value}: choose 1 or more")
+        self.setting = setting
+        self.image_size = image_size
+        self.encoder = encoder
+        self.background_weight = background_weight
+        self.device = resolve_device(device)
+        self._supervoxels = supervoxels
+        self._views = views
+        self._schedule = schedule
+        self._log_every = log_every
+        self._checkpoint_every = checkpoint_every
+        self._folder = Path(folder).expanduser()
+        self._seed = seed
+
+    def build(self, network: type[Network], levels: int, fold: int, **settings: Any) -> Network:
+        """A network with the initial weights of a fold, its encoder giving ``levels`` levels."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.default_rng([self._seed, fold]).integers(2**31)))
+            built = network(Encoder(self.encoder, levels), self.background_weight, **settings)
+        return built.to(self.device).to(memory_format=torch.channels_last)
+
+    def train(
+        self, network: EpisodicNetwork, scans: TrainingScans, name: str, settings: dict[str, Any]
+    ) -> pd.DataFrame:
+        """Train a network in place, or load what an earlier training left; to be used in eval mode.
+
+        Args:
+            network: as ``build`` made it.
+            scans: to train on.
+            name: of the method.
+            settings: of the network, as far as they change its training.
+
+        Returns:
+            A row for every ``log_every`` steps: ``step``, ``loss`` and its terms, means since the
+            row before.
+        """
+        folder = self._folder / scans.dataset / name / self._key(scans, settings)
+        run = _Run(network, self._schedule, folder / f"fold_{scans.fold}")
+        if not run.load():
+            source = self._source(scans)
+            while run.step < self._schedule.steps:
+                rng = np.random.default_rng([self._seed, scans.fold, run.step])
+                run.advance(_to(source.draw(rng), self.device))
+                last = run.step == self._schedule.steps
+                if run.step % self._log_every == 0 or last:
+                    row = run.note()
+                    display.console.print(
+                        f"training {name}, fold {scans.fold}: step {run.step} of "
+                        f"{self._schedule.steps}, loss {row['loss']:.3f}"
+                    )
+                if run.step % self._checkpoint_every == 0 and not last:
+                    run.save()
+            run.finish()
+        network.eval().requires_grad_(False)
+        return pd.DataFrame(run.log)
+
+    def _source(self, scans: TrainingScans) -> EpisodeSource:
+        if not scans.scan_ids:
+            raise UserError(
+                f"{scans.dataset}: fold {scans.fold} leaves no scan to train on; set "
+                "dataset.fold_starts to more folds, or add scans"
+            )
+        cache = self._folder / scans.dataset / "supervoxels"
+        segmented = ((scan, self._supervoxels.of(scan, cache)) for scan in scans)
+        schedule = self._schedule
+        source = EpisodeSource(
+            segmented, self.image_size, self._views, schedule.pairs, schedule.classes
+        )
+        if len(source) == 0:
+            raise UserError(
+                f"{scans.dataset}: no slice of fold {scans.fold} is left to train on in setting "
+                f"{self.setting}, or none has a supervoxel; lower supervoxels.min_size, or test "
+                "fewer organs at a time (dataset.organs)"
+            )
+        return source
+
+    def _key(self, scans: TrainingScans, settings: dict[str, Any]) -> str:
+        weights = self.encoder.weights
+        known = {
+            "version": TRAINING_VERSION,
+            "network": settings,
+            "encoder": {**vars(self.encoder), "weights": weights and sha256(Path(weights))},
+            "supervoxels": self._supervoxels.identity(scans.scan_ids),
+            "views": asdict(self._views),
+            "schedule": asdict(self._schedule),
+            "other": [self.setting, self.image_size, self.background_weight, self._seed],
+        }
+        text = json.dumps(known, sort_keys=True, default=_plain)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Run:
+    """Network, optimiser and log of one fold's training, and their files."""
+
+    def __init__(self, network: EpisodicNetwork, schedule: Schedule, folder: Path) -> None:
+        self.network = network
+        self.step = 0
+        self.log: list[dict[Any, float]] = []
+        self._since: list[dict[str, float]] = []  # losses since the last row of the log
+        self._schedule = schedule
+        self._folder = folder
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
+        )
+
+    def load(self) -> bool:
+        """Take up what the folder holds; True where the training is finished."""
+        weights, state = self._folder / "weights.safetensors", self._folder / "state.pt"
+        if weights.is_file() and (self._folder / "log.csv").is_file():
+            self.network.load_state_dict(read_tensors(weights))
+            self.log = pd.read_csv(self._folder / "log.csv").to_dict("records")
+            return True
+        if state.is_file():
+            kept = read_tensors(state)
+            self.network.load_state_dict(kept["network"])
+            self._optimizer.load_state_dict(kept["optimizer"])
+            self.step, self.log, self._since = kept["step"], kept["log"], kept["since"]
+        return False
+
+    def advance(self, episodes: Episodes) -> None:
+        """One step of the optimiser."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._schedule.rate(self.step)
+        self.network.train()
+        terms = self.network.losses(episodes)
+        loss = torch.stack(list(terms.values())).sum()
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._schedule.gradient_norm)
+        self._optimizer.step()
+        self.step += 1
+        self._since.append({"loss": loss.item(), **{name: t.item() for name, t in terms.items()}})
+
+    def note(self) -> dict[Any, float]:
+        """Append the mean losses since the last row to the log; returns the row."""
+        row: dict[Any, float] = {"step": self.step, **pd.DataFrame(self._since).mean().to_dict()}
+        self.log.append(row)
+        self._since = []
+        write_atomic(self._folder / "log.csv", pd.DataFrame(self.log).to_csv(index=False).encode())
+        return row
+
+    def save(self) -> None:
+        """Write all that is needed to go on from here."""
+        state = io.BytesIO()
+        torch.save(
+            {
+                "network": self.network.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "step": self.step,
+                "log": self.log,
+                "since": self._since,
+            },
+            state,
+        )
+        write_atomic(self._folder / "state.pt", state.getvalue())
+
+    def finish(self) -> None:
+        """Write the weights; what was kept to resume is not needed any more."""
+        weights = {name: t.cpu().contiguous() for name, t in self.network.state_dict().items()}
+        write_atomic(self._folder / "weights.safetensors", save(weights))
+        (self._folder / "state.pt").unlink(missing_ok=True)
+
+
+def _to(episodes: Episodes, device: torch.device) -> Episodes:
+    move: Callable[[Tensor], Tensor] = lambda tensor: tensor.to(device)  # noqa: E731
+    return Episodes(*map(move, vars(episodes).values()))
+
+
+def _plain(value: Any) -> Any:
+    """Lists of Hydra's for JSON."""
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(f"{value!r} is no setting")

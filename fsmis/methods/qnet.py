@@ -1,0 +1,131 @@
+"""Q-Net: Shen et al., "Q-Net: Query-Informed Few-Shot Medical Image Segmentation", IntelliSys 2023
+(arXiv 2208.11451). ADNet with a threshold and a prototype that the query informs, on two scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from fsmis.episodic.encoder import Encoder
+from fsmis.episodic.method import EpisodicMethod
+from fsmis.episodic.network import EpisodicNetwork, Features, upsampled
+from fsmis.episodic.training import EpisodicTraining
+from fsmis.methods.adnet import ALPHA, soft_threshold
+from fsmis.prototypes import cosine_logits, masked_average, on_grid
+from fsmis.training_scans import TrainingScans
+
+
+class QNetNetwork(EpisodicNetwork):
+    """Two scales of features, each with its prototype; a threshold read off the query.
+
+    Args:
+        encoder: of two levels.
+        background_weight: see ``EpisodicNetwork``.
+        threshold: initial threshold of the anomaly score, which is in [-20, 20].
+        hidden: width of the layer that reads the threshold off the query.
+        level_weights: of the two scales' predictions, coarse last.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        background_weight: float,
+        threshold: float,
+        hidden: int,
+        level_weights: Sequence[float],
+    ) -> None:
+        super().__init__(encoder, background_weight)
+        last = nn.Linear(hidden, 1)
+        nn.init.constant_(last.bias, threshold)
+        self.to_threshold = nn.Sequential(nn.Linear(encoder.channels, hidden), nn.ReLU(), last)
+        self.level_weights = tuple(level_weights)
+        self.refinements = 0
+        self.refinement_rate = 0.0
+
+    def compare(self, support: Features, masks: Tensor, query: Features) -> Tensor:
+        """The weighted mean over the scales (section III-A) of ADNet's soft threshold, the
+        threshold from fully connected layers on the query's features (section III-B)."""
+        threshold = self.to_threshold(query[-1].mean((2, 3)))[:, :, None]
+        size = query[0].shape[-2:]
+        levels = [
+            weight * upsampled(self._level(support_map, query_map, masks, threshold), size)
+            for weight, support_map, query_map in zip(
+                self.level_weights, support, query, strict=True
+            )
+        ]
+        probability = torch.stack(levels).sum(0)
+        return probability.clamp(min=torch.finfo(probability.dtype).eps).log()
+
+    def _level(self, support: Tensor, query: Tensor, masks: Tensor, threshold: Tensor) -> Tensor:
+        """Probabilities ``[E, 2, h, w]`` from one scale's maps ``[E, C, h, w]``."""
+        prototype = masked_average(support, on_grid(masks, support.shape[-2:]))
+        if self.refinements:
+            prototype = self._refined(prototype, query, threshold)
+        return predict(query, prototype, threshold)
+
+    def _refined(self, prototype: Tensor, query: Tensor, threshold: Tensor) -> Tensor:
+        """Prototypes ``[E, C]`` that describe the query's own foreground better (section III-C).
+
+        The query's features, its predicted foreground replaced by the prototype, should reconstruct
+        the features themselves: gradient steps on the prototype reduce the squared error, with the
+        foreground predicted anew after each. At test time alone.
+        """
+        prototype = prototype.detach().clone().requires_grad_()
+        optimizer = torch.optim.Adam([prototype], self.refinement_rate)
+        for _ in range(self.refinements):
+            with torch.enable_grad():
+                foreground = predict(query, prototype, threshold).argmax(1)[:, None]
+                error = foreground * (query - prototype[:, :, None, None]).square()
+                loss = error.sum((2, 3)).div(foreground.sum((2, 3)).clamp(min=1)).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return prototype.detach()
+
+
+def predict(query: Tensor, prototype: Tensor, threshold: Tensor) -> Tensor:
+    """Probabilities ``[E, 2, h, w]`` of query maps ``[E, C, h, w]`` for prototypes ``[E, C]``."""
+    score = -cosine_logits(query, prototype[:, None], scale=ALPHA)
+    return soft_threshold(score, threshold).softmax(1)
+
+
+class QNet(EpisodicMethod):
+    """Query-informed anomaly detection on two scales; see ``EpisodicMethod``.
+
+    Args:
+        training: see ``EpisodicMethod``.
+        batch_size: see ``EpisodicMethod``.
+        threshold: see ``QNetNetwork``.
+        hidden: see ``QNetNetwork``.
+        level_weights: see ``QNetNetwork``.
+        refinements: steps that refine a prototype at test time.
+        refinement_rate: size of these steps (Adam).
+    """
+
+    def __init__(
+        self,
+        training: EpisodicTraining,
+        batch_size: int,
+        threshold: float,
+        hidden: int,
+        level_weights: Sequence[float],
+        refinements: int,
+        refinement_rate: float,
+    ) -> None:
+        super().__init__(training, batch_size)
+        self._settings = {
+            "threshold": threshold,
+            "hidden": hidden,
+            "level_weights": [float(weight) for weight in level_weights],
+        }
+        self._refinements = refinements
+        self._refinement_rate = refinement_rate
+
+    def train(self, scans: TrainingScans) -> tuple[EpisodicNetwork, pd.DataFrame]:
+        network = self.training.build(QNetNetwork, 2, scans.fold, **self._settings)
+        log = self.training.train(network, scans, "qnet", self._settings)
+        network.refinements, network.refinement_rate = self._refinements, self._refinement_rate
+        return network, log
