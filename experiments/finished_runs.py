@@ -32,7 +32,8 @@ class PlannedRun:
     """A run that an experiment plans.
 
     Attributes:
-        values: its value of each key that the experiment sweeps, e.g. ``{"matcher": "ssim"}``.
+        values: its value of each key that the experiment or the user sweeps, such as
+            ``{"matcher": "ssim"}``.
         method: its choice of method.
         identity: see ``variant.configured``.
     """
@@ -64,8 +65,10 @@ class Experiment:
             last = {override.get_key_element(): override for override in parsed}
             swept = {
                 key: list(override.sweep_string_iterator())
-                for key, override in last.items()
                 if override.is_sweep_override()
+                else [override.get_value_element_as_str()]
+                for key, override in last.items()
+                if override.is_sweep_override() or key in sweep
             }
             self._shared = [str(o.input_line) for key, o in last.items() if key not in swept]
             self.base = self._planned({})

@@ -3,8 +3,9 @@
     python -m experiments.main_results results/runs [--dataset chaos_mri] [--out DIR]
         [key=value ...]
 
-Own rows are those of ``conf/experiment/main_results.yaml`` and the paper's setting,
-``conf/experiment/paper.yaml``; published ones those of Setting 1 in ``results/published.csv``.
+Own rows are those of ``conf/experiment/main_results.yaml`` and, unless methods are chosen with
+``method=...``, of ``conf/experiment/paper.yaml``; published ones those of Setting 1 in
+``results/published.csv``.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,13 @@ from experiments.comparison import Comparison
 from experiments.draw_comparison import dots
 from experiments.finished_runs import PlannedRun
 from experiments.tabulate import find, presented, requested, write
+from fsmis.beside import TO_PAPER, UNCONFIRMED, data_of, is_comparable
 from fsmis.cli import command_line
 from fsmis.published import CONFIRMED, PAPER, lay_out, read_published, select
 from fsmis.tables import MEAN, shown
 
 EXPERIMENTS = ["main_results", "paper"]
 SETTING = "1"
-UNCONFIRMED = "†"
-TO_PAPER = "to paper"
 LEFT_OUT = ["protocol", "covered", "median", "patients", "difference"]  # the CSV file has them
 NOTE = (
     "Source: of a published row where it was read (results/published.csv names it; "
@@ -32,8 +32,9 @@ NOTE = (
 
 
 def names(run: PlannedRun) -> dict[str, str]:
-    """The method; the paper's setting is no value of a sweep."""
-    return {"method": run.method if run.values else f"{run.method}, the paper's setting"}
+    """The method, which the paper's setting does not sweep, and what the user sweeps."""
+    own = run.values.get("method", f"{run.method}, the paper's setting")
+    return {**run.values, "method": own}
 
 
 def published_rows(dataset: str, organs: list[str]) -> pd.DataFrame:
@@ -56,9 +57,12 @@ def beside(comparison: Comparison, published: pd.DataFrame) -> pd.DataFrame:
         return own
     paper = published.loc[published["method"] == PAPER, MEAN]
     if len(paper):
-        complete = [not run.run.partial for run in comparison.runs]
+        plans = [run.run.plan for run in comparison.runs]
+        covered = comparison.frame[["covered"]].assign(
+            dataset=[plan["dataset"] for plan in plans], data=[data_of(plan) for plan in plans]
+        )
         published = published.assign(**{TO_PAPER: published[MEAN] - paper.iloc[0]})
-        own[TO_PAPER] = (own[MEAN] - paper.iloc[0]).where(complete)
+        own[TO_PAPER] = (own[MEAN] - paper.iloc[0]).where(is_comparable(covered))
     table = pd.concat([shown(published), shown(own)], ignore_index=True).fillna("–")
     numbers = [column for column in own if column not in ("method", "source")]
     return table[["method", "year", *numbers, "source"]]
@@ -68,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write ``main_results_<dataset>`` from finished runs."""
     with command_line():
         request = requested("main_results", __doc__, arguments)
-        found = find(request, names, EXPERIMENTS)
+        chosen = any(override.startswith("method=") for override in request.overrides)
+        found = find(request, names, EXPERIMENTS[:1] if chosen else EXPERIMENTS)
         plan = found.comparison.runs[0].run.plan
         published = published_rows(plan["dataset"], plan["organs"])
         figure = dots(found.comparison, published.set_index("method")[MEAN].dropna())

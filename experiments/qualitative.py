@@ -84,36 +84,32 @@ def fullest_slice(scan: Scan, organs: dict[str, int]) -> int:
     return int(np.lexsort((areas.sum(axis=0), (areas > 0).sum(axis=0)))[-1])
 
 
-def rows_of(runs: dict[str, FinishedRun], dataset: Dataset, main: str) -> list[Row]:
-    """The rows of the figure, of the scans that all runs have.
-
-    Args:
-        runs: by method.
-        dataset: with the scans.
-        main: the method by whose Dice scans are ranked.
+def answered_by_all(runs: Sequence[FinishedRun]) -> list[Cell]:
+    """The scans that all runs have scored, with their predictions kept.
 
     Raises:
-        UserError: no scan is in all runs.
+        UserError: there is none.
     """
-    dice = {method: dice_of(run) for method, run in runs.items()}
-    common = [
+    scored = [dice_of(run).index for run in runs]
+    cells = [
         cell
-        for cell in runs[main].plan["cells"]
-        if all((cell.fold, cell.query_scan) in scored.index for scored in dice.values())
-        and all(prediction(run, cell).is_file() for run in runs.values())
+        for cell in runs[0].plan["cells"]
+        if all((cell.fold, cell.query_scan) in found for found in scored)
+        and all(prediction(run, cell).is_file() for run in runs)
     ]
-    if not common:
-        raise UserError(
-            f"no scan has a prediction of each of {', '.join(runs)}; run them with {SAVED}"
-        )
-    rows = []
-    for rank, cell in ranked(runs[main], common).items():
-        scan = dataset.load(cell.query_scan)
-        z = fullest_slice(scan, dataset.organs)
-        answers = {m: read_volume(prediction(run, cell))[0][z] for m, run in runs.items()}
-        scored = {method: found[cell.fold, cell.query_scan] for method, found in dice.items()}
-        rows.append(Row(rank, scan, z, answers, scored))
-    return rows
+    if not cells:
+        paths = ", ".join(str(run.folder.path) for run in runs)
+        raise UserError(f"{paths}: no scan has predictions in all of them; run with {SAVED}")
+    return cells
+
+
+def row_of(rank: str, cell: Cell, runs: dict[str, FinishedRun], dataset: Dataset) -> Row:
+    """The row of one scan; ``runs`` by method."""
+    scan = dataset.load(cell.query_scan)
+    z = fullest_slice(scan, dataset.organs)
+    answers = {name: read_volume(prediction(run, cell))[0][z] for name, run in runs.items()}
+    dice = {name: dice_of(run)[cell.fold, cell.query_scan] for name, run in runs.items()}
+    return Row(rank, scan, z, answers, dice)
 
 
 def draw(rows: list[Row], organs: dict[str, int]) -> Figure:
@@ -165,14 +161,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"{request.runs.results}: no run with predictions; make them with: {commands[0]}"
             )
-        main_method = experiment.base.method if experiment.base.method in runs else next(iter(runs))
-        dataset: Dataset = instantiate(runs[main_method].config.dataset)
-        rows = rows_of(runs, dataset, main_method)
+        studied = experiment.base.method if experiment.base.method in runs else next(iter(runs))
+        dataset: Dataset = instantiate(runs[studied].config.dataset)
+        cells = answered_by_all(list(runs.values()))
+        chosen = ranked(runs[studied], cells)
+        rows = [row_of(rank, cell, runs, dataset) for rank, cell in chosen.items()]
         frame = pd.DataFrame(
             [{"rank": r.rank, "scan": r.scan.id, "slice": r.z} | r.dice for r in rows]
         )
-        title = f"Scans in which {main_method} is worst, median and best, {dataset.name}"
-        notes = ["Dice in percent, mean over the organs of the scan."]
+        title = f"Scans in which {studied} is worst, median and best, {dataset.name}"
+        notes = [
+            f"Of the {len(cells)} scans that all methods have answered.",
+            "Dice in percent, mean over the organs of the scan.",
+        ]
         paths = write_table(request.stem, title, frame, frame, notes)
         paths += write_figures(request.stem, draw(rows, dataset.organs))
         display.table(title, frame, [*notes, *map(str, paths)])

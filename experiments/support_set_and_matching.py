@@ -3,10 +3,12 @@
     python -m experiments.support_set_and_matching [key=value ...]
 
 Composes ``conf/config.yaml`` with the overrides, segments one query scan of the first fold chosen,
-and draws ``<results_dir>/support_set_and_matching.png``. The query's labels are not read.
+and draws ``<results_dir>/support_set_and_matching.png`` and ``.pdf``. The query's labels are not
+read.
 """
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from hydra.utils import instantiate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fsmis.atomic import write_figure
+from experiments.write_table import write_figures
 from fsmis.cli import CONF_DIR, command_line
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
 from fsmis.protocol import Episode
@@ -66,20 +68,26 @@ def _outline(axis: Axes, image: np.ndarray, mask: np.ndarray, colour: str) -> No
         axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
 
 
-def main(overrides: list[str]) -> Path:
-    """Draw the figure of a configuration; returns its path."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = compose("config", overrides=overrides)
-    dataset, protocol = instantiate(config.dataset), instantiate(config.protocol)
-    split = protocol.splits(dataset)[0]
-    support, query = dataset.load(split.support_id), dataset.load(split.query_ids[0])
-    episode = protocol.episode(dataset, split, support, query)
-    figure = draw(instantiate(config.method), episode, next(iter(episode.organs)))
-    path = Path(config.results_dir) / "support_set_and_matching.png"
-    write_figure(path, figure)
-    return path
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the figure of a configuration and print its paths."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.support_set_and_matching",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", help="settings, as fsmis.run has them")
+    overrides = parser.parse_args(arguments).overrides
+    with command_line():
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            config = compose("config", overrides=overrides)
+        dataset, protocol = instantiate(config.dataset), instantiate(config.protocol)
+        split = protocol.splits(dataset)[0]
+        support, query = dataset.load(split.support_id), dataset.load(split.query_ids[0])
+        episode = protocol.episode(dataset, split, support, query)
+        figure = draw(instantiate(config.method), episode, next(iter(episode.organs)))
+        for path in write_figures(Path(config.results_dir) / "support_set_and_matching", figure):
+            print(path)
 
 
 if __name__ == "__main__":
-    with command_line():
-        print(main(sys.argv[1:]))
+    main()

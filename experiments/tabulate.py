@@ -171,7 +171,7 @@ def say_what_is_missing(commands: Sequence[str]) -> None:
 def presented(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of a comparison as it is printed.
 
-    The interval becomes one column, p a text; where nothing was tested their columns are left out.
+    The interval becomes one column; where nothing was tested the columns of tests are left out.
     """
     table = frame.drop(columns=["variant", "low", "high"])
     interval = [
@@ -179,7 +179,6 @@ def presented(frame: pd.DataFrame) -> pd.DataFrame:
         for low, high in zip(frame["low"], frame["high"], strict=True)
     ]
     table.insert(list(table).index("median"), "95 % interval", interval)
-    table["p"] = ["–" if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}" for p in frame["p"]]
     tested = frame["p"].notna().any()
     return table if tested else table.drop(columns=["difference", "p"])
 
