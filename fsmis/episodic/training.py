@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class Schedule:
         if done < self.warmup:
             return self.learning_rate * done / self.warmup
         falling = (done - self.warmup) / (1 - self.warmup)
-        return self.learning_rate * (1 + np.cos(np.pi * falling)) / 2
+        return self.learning_rate * (1 + math.cos(math.pi * falling)) / 2
 
 
 class EpisodicTraining:
@@ -183,9 +184,9 @@ class EpisodicTraining:
         )
         if len(source) == 0:
             raise UserError(
-                f"{scans.dataset}: no slice of fold {scans.fold} is left to train on in setting "
-                f"{self.setting}, or none has a supervoxel; lower supervoxels.min_size, or test "
-                "fewer organs at a time (dataset.organs)"
+                f"{scans.dataset}: no slice outside fold {scans.fold} can be trained on in setting "
+                f"{self.setting}; test fewer organs at a time (dataset.organs), or lower "
+                "supervoxels.min_size where no segment is that large"
             )
         return source
 
