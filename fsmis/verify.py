@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,12 +62,13 @@ def check_scan(dataset: Dataset, scan_id: str) -> Finding:
     )
 
 
-def check_organs(dataset: Dataset, found: Iterable[str]) -> list[str]:
+def check_organs(dataset: Dataset, found: Collection[str]) -> list[str]:
     """Organs with a plausible volume that no scan has, so that the label ids must be other ones."""
     return [
         f"{dataset.root}: no scan has {organ}, label id {dataset.organs[organ]} of {dataset.name}; "
         "the labels may follow another dataset, or accept it with dataset.expected.organ_ml=null"
-        for organ in dataset.organs.keys() & (dataset.expected.organ_ml or {}).keys() - set(found)
+        for organ in dataset.organs
+        if organ in (dataset.expected.organ_ml or {}) and organ not in found
     ]
 
 
