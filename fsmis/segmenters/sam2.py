@@ -107,7 +107,7 @@ class Sam2:
     def _encode(self, images: np.ndarray) -> list[Tensor]:
         # On a CPU rounding depends on which images share a pass, and a cache must change nothing.
         batch = 1 if self.device.type == "cpu" else self.encode_batch_size
-        with self._autocast():
+        with self.autocast():
             parts = [
                 self.features(self.pixels(images[start : start + batch]))
                 for start in range(0, len(images), batch)
@@ -130,7 +130,7 @@ class Sam2:
             mask = F.interpolate(mask, size, mode="bilinear", antialias=True)
         # A mask of a pixel or two would vanish at 0.5, and an empty prompt asks for nothing.
         threshold = mask.amax((1, 2, 3), keepdim=True).clamp(min=1e-6, max=0.5)
-        with self._autocast():
+        with self.autocast():
             return self.memory(features, (mask >= threshold).float())
 
     @torch.inference_mode()
@@ -142,20 +142,12 @@ class Sam2:
             memories: one or more support frames, each with B rows.
             size: (H, W) of the logits.
         """
-        with self._autocast():
+        with self.autocast():
             mask, _, object_score = self.decode(features, memories)
         return resized(gated(mask, object_score), size)
 
-    @torch.inference_mode()
-    def segment_points(
-        self, features: Features, coordinates: Tensor, labels: Tensor, size: tuple[int, int]
-    ) -> Tensor:
-        """The same for images prompted by points or boxes, see :meth:`decode_points`."""
-        with self._autocast():
-            mask, _, object_score = self.decode_points(features, coordinates, labels)
-        return resized(gated(mask, object_score), size)
-
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The precision of inference: bfloat16 where the device is CUDA."""
         kind = self.device.type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda")
 
@@ -222,7 +214,7 @@ class Sam2:
         """
         model = self.model
         *high, top = features.levels
-        with self._autocast():
+        with self.autocast():
             conditioned = self._conditioned(features, support, past, num_frames)
             _, _, _, low, high_mask, pointer, object_score = model._forward_sam_heads(
                 conditioned,
@@ -249,24 +241,24 @@ class Sam2:
             }
             for memory in (*support, *past)
         ]
-        numbered = dict(enumerate(frames))
+        numbered = list(enumerate(frames))
+        prompted, tracked = dict(numbered[: len(support)]), dict(numbered[len(support) :])
         return self.model._prepare_memory_conditioned_features(
             frame_idx=len(frames),
             is_init_cond_frame=False,
             current_vision_feats=[sequence(top)],
             current_vision_pos_embeds=[sequence(encodings(features.position))],
             feat_sizes=[top.shape[-2:]],
-            output_dict={
-                "cond_frame_outputs": {f: numbered[f] for f in range(len(support))},
-                "non_cond_frame_outputs": {
-                    f: numbered[f] for f in range(len(support), len(frames))
-                },
-            },
+            output_dict={"cond_frame_outputs": prompted, "non_cond_frame_outputs": tracked},
             num_frames=num_frames,
         )
 
     def decode_points(
-        self, features: Features, coordinates: Tensor, labels: Tensor
+        self,
+        features: Features,
+        coordinates: Tensor,
+        labels: Tensor,
+        previous: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same for images prompted by points or boxes and no memory (differentiable).
 
@@ -275,17 +267,23 @@ class Sam2:
             coordinates: float ``[B, P, 2]``, (x, y) in pixels of the network's image.
             labels: int32 ``[B, P]``, SAM's own: 1 foreground, 0 background, 2 and 3 the upper left
                 and lower right corner of a box, -1 no point.
+            previous: logits ``[B, 1, 4h, 4h]`` of an earlier answer to refine.
         """
         *high, top = features.levels
         no_memory = self.model.no_mem_embed.view(1, -1, 1, 1)
-        return self._decode(top + no_memory, high, coordinates, labels)
+        return self._decode(top + no_memory, high, coordinates, labels, previous)
 
     def _decode(
-        self, conditioned: Tensor, high: list[Tensor], coordinates: Tensor, labels: Tensor
+        self,
+        conditioned: Tensor,
+        high: list[Tensor],
+        coordinates: Tensor,
+        labels: Tensor,
+        previous: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         model = self.model
         points = coordinates, labels
-        sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=None)
+        sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=previous)
         masks, iou, _, object_score = model.sam_mask_decoder(
             image_embeddings=conditioned,
             image_pe=model.sam_prompt_encoder.get_dense_pe(),
