@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
@@ -41,6 +41,7 @@ def series(*values: float) -> pd.Series:
     return pd.Series(values, index)
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     arrays.arrays(
         float,
@@ -144,6 +145,7 @@ def test_wilcoxon_by_hand() -> None:
     assert paired(main, series(49, 52, 53, 54, 55, 56)) == pytest.approx(4 / 64)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12))
 def test_no_p_is_below_the_smallest(pairs: int) -> None:
     main, other = series(*[50.0] * pairs), series(*(51.0 + scan for scan in range(pairs)))
@@ -170,6 +172,7 @@ def test_holm_by_hand() -> None:
     assert holm([]).size == 0
 
 
+@settings(deadline=None)
 @given(P_VALUES, st.floats(0.001, 0.5))
 def test_holm_rejects_what_the_step_down_procedure_rejects(
     p_values: list[float], level: float
@@ -185,6 +188,7 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(
     assert set(np.flatnonzero(holm(p_values) <= level)) == rejected
 
 
+@settings(deadline=None)
 @given(P_VALUES)
 def test_holm_lies_between_no_correction_and_bonferroni(p_values: list[float]) -> None:
     adjusted, p = holm(p_values), np.array(p_values)
