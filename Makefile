@@ -43,7 +43,7 @@ format: setup  ## format the code
 	$(PY) -m ruff format .
 
 bench: setup  ## measure speed against the reference path, side by side
-	$(PY) -m fsmis.bench
+	$(PY) -m fsmis.bench --out results/runs/bench $(ARGS)
 
 doctor: setup  ## check versions, weights and devices
 	$(PY) -m fsmis.doctor

@@ -1,10 +1,17 @@
 """The benchmark end to end, small: what it counts and what it finds equal, never its seconds."""
 
+from collections import Counter
+
 import pandas as pd
 import pytest
+from matplotlib.image import imread
 
 from fsmis.bench.__main__ import main
-from fsmis.phantom import SIZE
+from fsmis.bench.measure import count
+from fsmis.bench.promises import promises
+from fsmis.bench.ways import Perceptual, TwoFrame
+from fsmis.bench.workload import Workload, phantom_workload
+from fsmis.phantom.prepared import SIZE
 
 SLICES, ORGANS, COPIES = 2, 2, 3
 MATCHED = min(SLICES, COPIES)
@@ -12,10 +19,21 @@ SMALL = f"--image-size 64 --slices {SLICES} --organs {ORGANS} --copies {COPIES} 
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> pd.DataFrame:
-    out = tmp_path_factory.mktemp("bench") / "made" / "bench.csv"
-    main([*SMALL, "--lpips-size", "64", "--out", str(out)])
-    return pd.read_csv(out).set_index(["stage", "way"])
+def out(tmp_path_factory):
+    """What a small benchmark writes."""
+    folder = tmp_path_factory.mktemp("bench") / "made"
+    main([*SMALL, "--lpips-size", "64", "--out", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(out) -> pd.DataFrame:
+    return pd.read_csv(out / "ratios.csv").set_index(["stage", "way"])
+
+
+@pytest.fixture(scope="module")
+def work() -> Workload:
+    return phantom_workload(slices=32, organs=4, copies=64, seed=0)
 
 
 def counts(rows: pd.DataFrame, stage: str, column: str) -> list[int]:
@@ -40,6 +58,57 @@ def test_rows_of_memory_attention_and_encoder(rows):
 def test_every_image_passes_the_backbone_once(rows):
     once = SLICES + COPIES
     assert counts(rows, "LPIPS", "backbone_images") == [2 * SLICES * COPIES, once, once]
+
+
+def test_only_the_public_path_writes_images(rows):
+    assert counts(rows, "two-frame", "image_files") == [2 * SLICES, 2 * SLICES, 0, 0]
+
+
+def test_counts_of_a_whole_scan(work):
+    """32 slices, 4 organs, 64 copies: nothing more than once."""
+    step = TwoFrame("sam2_mini", 64, seed=0)
+    ours = step.ways(work)[-2]
+    count([ours], step.networks())
+    assert ours.counts == Counter(
+        image_encodes=32 + 32, attention_rows=32 * 4, memory_rows=32 * 4, image_files=0
+    )
+    lpips = Perceptual(image_size=64, seed=0)
+    ours = lpips.ways(work)[-2]
+    count([ours], lpips.networks())
+    assert ours.counts == Counter(backbone_images=32 + 64, image_files=0)
+
+
+def test_scaling_is_a_table_and_a_figure(out):
+    scaling = pd.read_csv(out / "scaling.csv")
+    points = scaling.groupby("axis")["value"].unique().map(sorted).to_dict()
+    assert points == {"query slices": [1, 2], "organs": [1, 2], "support copies": [1, 3, 6]}
+    assert (scaling["seconds"] > 0).all()
+    assert set(scaling[scaling["axis"] == "support copies"]["way"]) == {"pairwise", "ours", "floor"}
+    assert imread(out / "scaling.png").std() > 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "column", "value"),
+    [
+        ("two-frame", "image_encodes", SLICES + MATCHED + 1),
+        ("two-frame", "attention_rows", SLICES * ORGANS + 1),
+        ("two-frame", "memory_rows", MATCHED * ORGANS + 1),
+        ("two-frame", "image_files", 1),
+        ("two-frame", "difference", 3e-4),
+        ("two-frame", "flipped_pixels", 3),
+        ("LPIPS", "backbone_images", SLICES + COPIES + 1),
+        ("LPIPS", "difference", 2e-4),
+        ("LPIPS", "same_nearest", False),
+    ],
+)
+def test_a_broken_promise_is_seen(rows, work, stage, column, value):
+    part = work.part(SLICES, ORGANS, COPIES)
+    assert all(p.holds for p in promises(rows.reset_index(), part, 64, 64) if p.binding)
+    worse = rows.copy()
+    worse[column] = worse[column].astype(object)
+    worse.loc[(stage, "ours"), column] = value
+    broken = [p for p in promises(worse.reset_index(), part, 64, 64) if p.binding and not p.holds]
+    assert len(broken) == 1
 
 
 def test_operations(rows):

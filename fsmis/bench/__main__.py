@@ -1,23 +1,30 @@
-"""Speed and equality against the reference path: ``python -m fsmis.bench [--out FILE.csv]``.
+"""Speed and equality against the reference path: ``python -m fsmis.bench [--out FOLDER]``.
 
 The reference is the public ``SAM2VideoPredictor`` over a folder of frames and the ``lpips`` package
 pair by pair; ours does the same in memory, each image through each network once. Same pixels, same
-seeded random weights, same process, in turns; on the CPU.
+seeded random weights, same process, in turns; on the CPU. Exit code 1 where the answers differ or
+an image passes a network more often than promised.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 
-from fsmis.bench import perceptual, two_frame
-from fsmis.bench.measure import Network, Way, measure
+from fsmis.atomic import write_atomic, write_figure
+from fsmis.bench.measure import Way, clock, count
+from fsmis.bench.promises import promises
+from fsmis.bench.scaling import draw_scaling, measure_scaling
 from fsmis.bench.table import show, tabulate
+from fsmis.bench.ways import Perceptual, TwoFrame
 from fsmis.bench.workload import Workload, phantom_workload
-from fsmis.cli import CONF_DIR, command_line
+from fsmis.cli import CONF_DIR, SOME_FAILED, command_line
+from fsmis.display import console
 from fsmis.matchers.backbones import BACKBONES
-from fsmis.records import write_atomic
+
+FULL = (512, 1024)  # image sizes that --full adds
 
 NOTES = [
     "times faster: median seconds of the reference (first row) over those of the row.",
@@ -34,40 +41,96 @@ NOTES = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the tables, write them as CSV."""
+    """Measure, print tables and what they prove, write CSV files and a figure."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    with command_line():
+        tables, broken = compare(options)
+        if options.out:
+            write_atomic(options.out / "ratios.csv", tables.to_csv(index=False).encode())
+    if broken:
+        raise SystemExit(SOME_FAILED)
+
+
+def compare(options: argparse.Namespace) -> tuple[pd.DataFrame, int]:
+    """All tables, one below the other, and how many binding promises are broken."""
+    sizes = options.slices, options.organs, options.copies
+    wide = phantom_workload(options.slices, options.organs, 2 * options.copies, options.seed)
+    work = wide.part(*sizes)
+    stage3 = TwoFrame(options.segmenter, options.image_size, options.seed)
+    stage2 = Perceptual(options.lpips_size, options.seed)
+    known = {
+        "query slices": measured(stage3, work, options.repeats),
+        "support copies": measured(stage2, work, options.repeats),
+    }
+    table = tabulate(known["query slices"], known["support copies"])
+    tables = [table.assign(image_size=options.image_size, slices=options.slices)]
+    broken = report(options, table, work, options.image_size)
+    if options.out:
+        scaling = measure_scaling(wide, stage3, stage2, known)
+        write_atomic(options.out / "scaling.csv", scaling.to_csv(index=False).encode())
+        title = heading(options, options.image_size, work)
+        write_figure(options.out / "scaling.png", draw_scaling(scaling, title))
+    few = work.part(max(options.slices // 4, 1), options.organs, options.copies)
+    for size in FULL if options.full else ():
+        ways = measured(TwoFrame(options.segmenter, size, options.seed), few, options.repeats)
+        table = tabulate(ways, [])
+        tables.append(table.assign(image_size=size, slices=len(few.queries)))
+        broken += report(options, table, few, size)
+    return pd.concat(tables, ignore_index=True), broken
+
+
+def measured(stage: TwoFrame | Perceptual, work: Workload, repeats: int) -> list[Way]:
+    """The ways of a stage, counted and timed."""
+    ways = stage.ways(work)
+    count(ways, stage.networks())
+    clock(ways, repeats)
+    return ways
+
+
+def report(options: argparse.Namespace, table: pd.DataFrame, work: Workload, size: int) -> int:
+    """Print a table and what it proves; returns how many binding promises are broken."""
+    show(heading(options, size, work), table, NOTES)
+    broken = 0
+    for promise in promises(table, work, size, options.lpips_size):
+        verdict = "kept" if promise.holds else "BROKEN" if promise.binding else "not reached"
+        console.print(f"{verdict}: {promise.text}")
+        broken += promise.binding and not promise.holds
+    return broken
+
+
+def heading(options: argparse.Namespace, image_size: int, work: Workload) -> str:
+    """What was measured, where."""
+    return (
+        f"{options.segmenter} at {image_size} px, LPIPS at {options.lpips_size} px; "
+        f"{len(work.queries)} slices, {options.organs} organs, {options.copies} copies; "
+        f"medians of {options.repeats} runs; threads: {options.threads}; torch "
+        f"{torch.__version__}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fsmis.bench", description=__doc__)
     segmenters = sorted(path.stem for path in (CONF_DIR / "segmenter").glob("sam2*.yaml"))
     whole, pixels = _at_least(1), _at_least(BACKBONES["alex"].min_size)
     parser.add_argument("--segmenter", choices=segmenters, default="sam2.1_tiny")
     parser.add_argument("--image-size", type=whole, default=256, help="pixels SAM2 sees")
-    parser.add_argument("--slices", type=whole, default=8, help="query slices")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help=f"also at {' and '.join(map(str, FULL))} pixels with a quarter of the slices; an hour",
+    )
+    parser.add_argument("--slices", type=whole, default=32, help="query slices")
     parser.add_argument("--organs", type=int, default=4, choices=range(1, 5))
-    parser.add_argument("--copies", type=whole, default=32, help="of the support slice")
+    parser.add_argument("--copies", type=whole, default=64, help="of the support slice")
     parser.add_argument("--repeats", type=whole, default=3, help="timed runs, after one to count")
     parser.add_argument("--lpips-size", type=pixels, default=128, help="pixels LPIPS sees")
     parser.add_argument("--threads", type=whole, default=1, help="1: steady beside other work")
     parser.add_argument("--seed", type=int, default=0, help="of weights and images")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    with command_line():
-        work = phantom_workload(options.slices, options.organs, options.copies, options.seed)
-        stage3 = compare_two_frame(work, options)
-        stage2 = compare_lpips(work, options)
-        frame = tabulate(stage3, stage2)
-        if options.out:
-            write_atomic(options.out, frame.to_csv(index=False).encode())
-    show(title(options), frame, NOTES)
-
-
-def title(options: argparse.Namespace) -> str:
-    """What was measured, where."""
-    return (
-        f"{options.segmenter} at {options.image_size} px, LPIPS at {options.lpips_size} px; "
-        f"{options.slices} slices, {options.organs} organs, {options.copies} copies; "
-        f"medians of {options.repeats} runs; threads: {options.threads}; torch "
-        f"{torch.__version__}"
+    parser.add_argument(
+        "--out", type=Path, help="folder for ratios.csv, scaling.csv and scaling.png"
     )
+    return parser
 
 
 def _at_least(lowest: int) -> Callable[[str], int]:
@@ -79,49 +142,6 @@ def _at_least(lowest: int) -> Callable[[str], int]:
         return value
 
     return number
-
-
-def compare_two_frame(work: Workload, options: argparse.Namespace) -> list[Way]:
-    """Stage 3: reference, reference with all organs in a session, ours, floor."""
-    ours, public = two_frame.build(options.segmenter, options.image_size, options.seed)
-    organs = list(range(options.organs))
-    ways = [
-        Way("public", lambda: two_frame.public_logits(public, work, [[o] for o in organs])),
-        Way("public, organs together", lambda: two_frame.public_logits(public, work, [organs])),
-        Way("ours", lambda: two_frame.shared_logits(ours, work)),
-        Way("floor", lambda: two_frame.encode_once(ours, work)),
-    ]
-    networks = []
-    for model in (public, ours.model):
-        networks += [
-            Network(
-                "image_encodes", model.get_submodule("image_encoder"), lambda args, _: len(args[0])
-            ),
-            Network(
-                "attention_rows",
-                model.get_submodule("memory_attention"),
-                lambda _, kw: kw["curr"][0].shape[1],
-            ),
-            Network(
-                "memory_rows", model.get_submodule("memory_encoder"), lambda args, _: len(args[1])
-            ),
-        ]
-    measure(ways, networks, options.repeats)
-    return ways
-
-
-def compare_lpips(work: Workload, options: argparse.Namespace) -> list[Way]:
-    """Stage 2: reference, ours, floor."""
-    matcher = perceptual.build(options.lpips_size, options.seed)
-    ways = [
-        Way("pairwise", lambda: perceptual.pairwise_distances(matcher, work)),
-        Way("ours", lambda: perceptual.all_pairs_distances(matcher, work)),
-        Way("floor", lambda: perceptual.backbone_once(matcher, work)),
-    ]
-    # The package calls the backbone's forward past its hooks, but not that of the first layers.
-    backbone = Network("backbone_images", matcher.model.net.slice1, lambda args, _: len(args[0]))
-    measure(ways, [backbone], options.repeats)
-    return ways
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+from PIL import Image
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,7 +46,7 @@ class Way:
     Attributes:
         name: in the table.
         run: computes the result; None from a floor, which has none.
-        counts: rows that passed each counted network in one run.
+        counts: rows that passed each counted network in one run, and image files written.
         gflop: of one run, a multiplication and an addition being two operations.
         seconds: of each timed run.
         peak_mb: largest resident memory that a timed run added to the process, MB; NaN where the
@@ -66,8 +68,8 @@ class Way:
         return statistics.median(self.seconds)
 
 
-def measure(ways: Sequence[Way], networks: Sequence[Network], repeats: int) -> None:
-    """One run of each way that counts, which also warms it up, then timed rounds of all of them."""
+def count(ways: Sequence[Way], networks: Sequence[Network]) -> None:
+    """One run of each way that counts, which also warms it up."""
     for way in ways:
         # Other attention kernels of the CPU are invisible to torch's counter.
         with (
@@ -77,6 +79,10 @@ def measure(ways: Sequence[Way], networks: Sequence[Network], repeats: int) -> N
         ):
             way.run()
         way.gflop = flops.get_total_flops() / 1e9
+
+
+def clock(ways: Sequence[Way], repeats: int) -> None:
+    """Timed rounds of all ways in turns."""
     for _ in range(repeats):
         for way in ways:
             way.result = None
@@ -96,10 +102,16 @@ def _counting(networks: Sequence[Network], counts: Counter[str]) -> Iterator[Non
 
         return hook
 
-    counts.update({network.column: 0 for network in networks})
+    def save(image: Image.Image, *args: Any, **kwargs: Any) -> None:
+        counts["image_files"] += 1
+        written(image, *args, **kwargs)
+
+    written = Image.Image.save
+    counts.update({network.column: 0 for network in networks} | {"image_files": 0})
     handles = [n.module.register_forward_pre_hook(count(n), with_kwargs=True) for n in networks]
     try:
-        yield
+        with mock.patch.object(Image.Image, "save", save):
+            yield
     finally:
         for handle in handles:
             handle.remove()

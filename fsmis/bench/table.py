@@ -22,7 +22,7 @@ FORMATS = {
 
 
 def tabulate(two_frame: Sequence[Way], lpips: Sequence[Way]) -> pd.DataFrame:
-    """A row for each way of each stage, then both stages together.
+    """A row for each way of each stage, then, if both were measured, both together.
 
     The first way of a stage is its reference, the last its floor, the one before that ours.
 
@@ -35,13 +35,14 @@ def tabulate(two_frame: Sequence[Way], lpips: Sequence[Way]) -> pd.DataFrame:
     """
     stages = {
         "two-frame": [_row(way) | _logits(way, two_frame[0]) for way in two_frame],
-        "LPIPS": [_row(way) | _distances(way, lpips[0]) for way in lpips],
     }
-    first, second = stages.values()
-    stages["both"] = [
-        {name: first[i][name] + second[i][name] for name in ("seconds", "gflop")} | {"way": way}
-        for i, way in ((0, "reference"), (-2, "ours"), (-1, "floor"))
-    ]
+    if lpips:
+        first = stages["two-frame"]
+        second = stages["LPIPS"] = [_row(way) | _distances(way, lpips[0]) for way in lpips]
+        stages["both"] = [
+            {name: first[i][name] + second[i][name] for name in ("seconds", "gflop")} | {"way": way}
+            for i, way in ((0, "reference"), (-2, "ours"), (-1, "floor"))
+        ]
     rows = []
     for stage, ways in stages.items():
         for way in ways:

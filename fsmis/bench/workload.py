@@ -1,5 +1,7 @@
 """What all paths of a benchmark are given: query slices, augmented copies and their masks."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from itertools import count
 
@@ -19,7 +21,8 @@ class Workload:
 
     Attributes:
         queries: float32 ``[S, H, W]`` in [0, 1], all different.
-        copies: float32 ``[N, H, W]`` in [0, 1]; the last one is nearly the first query.
+        copies: float32 ``[N, H, W]`` in [0, 1]; the second one (of one, that) is
+            nearly the first query.
         masks: bool ``[N, K, H, W]``, organs of each copy, none empty.
     """
 
@@ -35,6 +38,10 @@ class Workload:
         share one, as in practice some do.
         """
         return np.arange(len(self.queries)) % len(self.copies)
+
+    def part(self, slices: int, organs: int, copies: int) -> Workload:
+        """The first of each."""
+        return Workload(self.queries[:slices], self.copies[:copies], self.masks[:copies, :organs])
 
 
 def phantom_workload(slices: int, organs: int, copies: int, seed: int) -> Workload:
@@ -63,7 +70,9 @@ def phantom_workload(slices: int, organs: int, copies: int, seed: int) -> Worklo
             break
     queries = _grey(np.concatenate(patients)[:slices])
     images = _grey(BRIGHTEST * made.images)
-    images[-1] = np.clip(queries[0] + np.eye(*queries[0].shape, dtype=np.float32) / GREYS, 0, 1)
+    images[min(1, copies - 1)] = np.clip(
+        queries[0] + np.eye(*queries[0].shape, dtype=np.float32) / GREYS, 0, 1
+    )
     return Workload(queries, images, np.stack(list(made.masks.values()), axis=1))
 
 
