@@ -9,9 +9,10 @@ import pytest
 from test_records import row
 
 from fsmis.charts import draw
+from fsmis.collection import read_runs, tabulate
 from fsmis.errors import UserError
 from fsmis.records import Cell, RunFolder
-from fsmis.report import collect, main
+from fsmis.report import main
 
 CELLS = [Cell(0, "8", "1"), Cell(1, "1", "8")]
 
@@ -56,14 +57,14 @@ def test_report_is_one_table_and_one_figure(sweep: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "out/report.csv")
     assert len(table) == 7
-    for name in ("report.csv", "report.md", "report.png"):
+    for name in ("report.csv", "report.md", "report.png", "index.html"):
         assert str(tmp_path / "out" / name) in done.stdout
     assert "partial: 1/2 scans" in (tmp_path / "out/report.md").read_text()
     assert (tmp_path / "out/report.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_rows_name_the_settings_that_differ(sweep: Path) -> None:
-    frame, settings, organs = collect(sweep)
+    frame, settings, organs = tabulate(read_runs(sweep))
     assert settings == ["matcher", "support_set.count"] and organs == ["liver", "RK"]
     amp = frame[frame["method"] == "amp"]
     assert amp["support_set.count"].tolist() == [1, 8, 32] * 2
@@ -74,18 +75,44 @@ def test_rows_name_the_settings_that_differ(sweep: Path) -> None:
     assert pd.isna(copy["sd"]) and pd.isna(copy["matcher"])
 
 
+def test_runs_have_the_interval_of_their_mean(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "copy_mask", 0.4, CELLS)
+    path = tmp_path / "a/scores.csv"
+    path.write_text(path.read_text().replace(",0.4,", ",0.6,", 2))
+    frame, _, _ = tabulate(read_runs(tmp_path))
+    (run,) = frame.to_dict("records")
+    assert run["mean"] == pytest.approx(50) and 40 <= run["low"] < 50 < run["high"] <= 60
+
+
+def test_a_curve_has_its_band(sweep: Path) -> None:
+    frame, settings, organs = tabulate(read_runs(sweep))
+    frame["low"], frame["high"] = frame["mean"] - 2, frame["mean"] + 3
+    (axis,) = draw(frame, settings, organs).axes
+    band = axis.collections[0].get_datalim(axis.transData)
+    assert (band.ymin, band.ymax) == pytest.approx((1 - 2, 32 + 3))
+
+
 def test_sweep_is_drawn_as_lines(sweep: Path) -> None:
-    (axis,) = draw(*collect(sweep)).axes
+    (axis,) = draw(*tabulate(read_runs(sweep))).axes
     named = {line.get_label(): list(line.get_xdata()) for line in axis.lines}
     assert named["amp, ssim"] == named["amp, random"] == [1, 8, 32]
     assert axis.get_xlabel() == "support copies"
     assert [text.get_text() for text in axis.texts] == ["copy_mask (partial)"]
 
 
+def test_a_number_that_is_none_is_counted_and_moves_no_mean(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "copy_mask", 0.4, CELLS)
+    path = tmp_path / "a/scores.csv"
+    path.write_text(path.read_text().replace(",0.4,", ",,", 1))
+    frame, _, _ = tabulate(read_runs(tmp_path))
+    assert frame["covered"].tolist() == ["2/2 scans; 1 undefined Dice left out"]
+    assert frame["mean"].tolist() == [40]
+
+
 def test_other_runs_are_drawn_as_bars(tmp_path: Path) -> None:
     write_run(tmp_path / "copy/a", "copy_mask", 0.4, CELLS)
     write_run(tmp_path / "registration/a", "registration", 0.5, CELLS)
-    (axis,) = draw(*collect(tmp_path)).axes
+    (axis,) = draw(*tabulate(read_runs(tmp_path))).axes
     assert [bars.get_label() for bars in axis.containers] == ["copy_mask", "registration"]
     assert [bar.get_height() for bar in axis.containers[1]] == [50, 50, 50]
 
@@ -94,20 +121,20 @@ def test_rows_lost_from_scores_make_a_run_partial(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "copy_mask", 0.4, CELLS)
     path = tmp_path / "a/scores.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
-    frame, _, _ = collect(tmp_path)
+    frame, _, _ = tabulate(read_runs(tmp_path))
     assert frame["covered"].tolist() == ["partial: 1/2 scans, folds 0 of 2"]
 
 
 def test_planned_run_without_scores_is_shown(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "copy_mask", 0.4, [])
-    frame, settings, organs = collect(tmp_path)
+    frame, settings, organs = tabulate(read_runs(tmp_path))
     assert frame["covered"][0].startswith("partial: 0/2 scans") and pd.isna(frame["mean"][0])
     assert draw(frame, settings, organs).axes
 
 
 def test_folder_without_runs_is_refused(tmp_path: Path, capsys) -> None:
     with pytest.raises(UserError, match=r"no run \(plan.json\)"):
-        collect(tmp_path)
+        read_runs(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path)])
     assert stop.value.code == 2
