@@ -1,6 +1,7 @@
 # Every target sets up its own environment in .venv on first use.
 PYTHON ?= python3  # 3.11 or newer
 DATA ?=  # folder of prepared scans (default: data/<dataset>), or phantom for generated ones
+DATASET ?= chaos_mri  # of make baselines: chaos_mri, synapse_ct or cmr
 RAW ?=  # raw download, folder or zip, to prepare into DATA first
 RESULTS ?= results/$(if $(PHANTOM),demo/)runs  # where runs go
 ARGS ?=  # more Hydra overrides, e.g. ARGS="segmenter=sam2.1_tiny device=cuda"
@@ -10,7 +11,7 @@ PHANTOM := $(filter phantom,$(DATA))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench doctor \
-    data-chaos data-synapse data-cmr reproduce-chaos reproduce-synapse reproduce-cmr reproduce-all
+    data-chaos data-synapse data-cmr reproduce-chaos reproduce-synapse reproduce-cmr reproduce-all baselines
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 18
@@ -62,11 +63,15 @@ data-cmr:  ## how to get the cardiac scans (they need a login)
 	@echo '2. Download the images and labels of patients 1-35; bSSFP is patient<N>_C0[_manual].nii.gz.'
 	@echo '3. make reproduce-cmr RAW=path/to/folder-or-zip prepares them into data/cmr and runs them.'
 
-# $(call reproduce,module of data_prep,dataset)
-define reproduce
+# $(call prepare,module of data_prep,dataset)
+define prepare
 	$(if $(PHANTOM),$(PY) -m fsmis.phantom --dataset $(1) --size 128 --out $(call raw,$(2)))
 	$(if $(call raw,$(2)),$(PY) -m data_prep.$(1) --raw "$(call raw,$(2))" --out $(call root,$(2)))
 	$(PY) -m data_prep.verify $(call root,$(2)) --dataset $(2) $(if $(PHANTOM),--subset)
+endef
+# the same arguments
+define reproduce
+	$(call prepare,$(1),$(2))
 	$(PY) -m fsmis.run -m dataset=$(2) dataset.root=$(call root,$(2)) results_dir=$(strip $(RESULTS)) \
 	    $(if $(PHANTOM),dataset.fold_starts=2) method=copy_mask,registration,augment_match_prompt $(ARGS)
 	$(PY) -m fsmis.report $(strip $(RESULTS))/$(2)
@@ -82,5 +87,14 @@ reproduce-synapse: setup  ## the same for Synapse-CT
 
 reproduce-cmr: setup  ## the same for CMR
 	$(call reproduce,cmr,cmr)
+
+baselines: setup  ## every method on one dataset beside published rows, two at a time: DATASET=, DATA=, RAW=, ARGS=
+	$(call prepare,$(firstword $(subst _, ,$(strip $(DATASET)))),$(strip $(DATASET)))
+	$(PY) -m fsmis.run -m experiment=main_results hydra/launcher=joblib dataset=$(strip $(DATASET)) \
+	    dataset.root=$(call root,$(strip $(DATASET))) results_dir=$(strip $(RESULTS)) \
+	    $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
+	$(PY) -m experiments.main_results $(strip $(RESULTS)) --dataset $(strip $(DATASET)) \
+	    dataset.root=$(call root,$(strip $(DATASET))) $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
+	$(PY) -m fsmis.report $(strip $(RESULTS))/$(strip $(DATASET))
 
 reproduce-all: reproduce-chaos reproduce-synapse reproduce-cmr  ## all three, from data/
