@@ -172,6 +172,15 @@ def test_a_finished_training_is_used_again_by_runs_that_differ_in_evaluation(roo
     assert len(set(tmp_path.rglob("weights.safetensors"))) == 2
 
 
+def test_changed_training_scans_train_anew(root, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(root, changed)
+    evaluation(root, tmp_path, "method=panet").fit(0)
+    shutil.copy(root / "image_4.nii.gz", changed / "image_5.nii.gz")
+    evaluation(changed, tmp_path, "method=panet").fit(0)
+    assert len(set(tmp_path.rglob("weights.safetensors"))) == 2
+
+
 @pytest.fixture
 def sealed_root(root, tmp_path) -> Path:
     """Scans in which no label, and no image of fold 0 (scans 1, 2 and their support 3), is one."""

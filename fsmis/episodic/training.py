@@ -194,8 +194,9 @@ class EpisodicTraining:
         weights = self.encoder.weights
         known = {
             "version": TRAINING_VERSION,
+            "scans": scans.fingerprint(),
             "network": settings,
-            "encoder": {**vars(self.encoder), "weights": weights and sha256(Path(weights))},
+            "encoder": {**vars(self.encoder), "weights": weights and sha256(Path(weights).expanduser())},
             "supervoxels": self._supervoxels.identity(scans.scan_ids),
             "views": asdict(self._views),
             "schedule": asdict(self._schedule),
