@@ -24,7 +24,7 @@ class Shown:
     """A run with all that the page shows of it.
 
     Attributes:
-        name: what tells it from the others of the page.
+        name: what tells it from the others of its dataset.
         anchor: id of its part of the page.
         run: the run.
     """
@@ -82,7 +82,8 @@ def write_page(
     Raises:
         UserError: the page cannot be written.
     """
-    names = pd.Series(labels(frame, settings), frame.index)
+    by_dataset = [rows for _, rows in frame.groupby("dataset", sort=False)]
+    names = pd.concat([pd.Series(labels(rows, settings), rows.index) for rows in by_dataset])
     shown = {
         index: Shown(names[index], f"run-{row}", runs[index])
         for row, index in enumerate(frame.index)

@@ -23,12 +23,12 @@ from fsmis.statistics import by_scan
 INK = "#010203"  # stands for the colour of the page's text
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]  # Okabe and Ito
 WIDTH = 4.4  # inches; about the width of a phone
-LETTERS = 42  # that fit into it
+LETTERS = 46  # that fit into it
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor"], INK),
     **dict.fromkeys(["xtick.color", "ytick.color", "grid.color"], INK),
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True},
-    **{"grid.alpha": 0.15, "font.size": 10.5, "legend.frameon": False},
+    **{"grid.alpha": 0.15, "font.size": 10.5, "legend.frameon": False, "legend.fontsize": 9},
     **{"svg.fonttype": "none", "text.parse_math": False},
 }
 
@@ -174,4 +174,4 @@ def _most_lines(names: list[str]) -> int:
 
 
 def _wrapped(name: str) -> str:
-    return textwrap.fill(name, LETTERS)
+    return textwrap.fill(name, LETTERS, break_on_hyphens=False)

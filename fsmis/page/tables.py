@@ -9,7 +9,7 @@ from fsmis.collection import SUMMARY, StoredRun
 from fsmis.published import PUBLISHED, lay_out, read_published, select
 from fsmis.tables import MEAN, shown
 
-HEADINGS = {"low": "95 % from", "high": "to", "variant": "run"}
+HEADINGS = {"low": "95\u00a0%\u00a0from", "high": "to", "variant": "run"}
 LONG = 32  # characters from which a text may wrap
 
 
