@@ -65,6 +65,7 @@ def browser() -> Iterator:
 def opened(browser, page: Path) -> Iterator:
     """The page in a tab; what it asked of a network and wrote to the console must be nothing."""
     tab = browser.new_page()
+    tab.set_default_timeout(120_000)  # milliseconds; a machine under load is slow, not wrong
     said: list[str] = []
     tab.on("console", lambda message: said.append(message.text))
     tab.on("pageerror", lambda error: said.append(str(error)))

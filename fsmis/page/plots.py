@@ -23,6 +23,7 @@ from fsmis.statistics import by_scan
 INK = "#010203"  # stands for the colour of the page's text
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]  # Okabe and Ito
 WIDTH = 4.4  # inches; about the width of a phone
+BOX = 0.18  # inches, height of a box
 LETTERS = 46  # that fit into it
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor"], INK),
@@ -134,7 +135,7 @@ def _boxes(axis: Axes, values: list[np.ndarray], names: list[str]) -> None:
         values,
         positions=rows,
         orientation="horizontal",
-        widths=0.34,
+        widths=BOX / _row_height(names),
         showfliers=False,
         boxprops={"color": INK},
         whiskerprops={"color": INK},
@@ -165,8 +166,12 @@ def _rows(axis: Axes, names: list[str]) -> None:
 
 
 def _height(names: list[str]) -> float:
-    """Inches for a row of each run."""
-    return 0.8 + len(names) * (0.42 + 0.16 * _most_lines(names))
+    """Inches of a chart with a row for each run."""
+    return 0.8 + len(names) * _row_height(names)
+
+
+def _row_height(names: list[str]) -> float:
+    return 0.42 + 0.16 * _most_lines(names)
 
 
 def _most_lines(names: list[str]) -> int:
