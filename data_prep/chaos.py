@@ -15,9 +15,9 @@ from data_prep.dicom import read_series
 from data_prep.mr import resampled_to_protocol
 from data_prep.nifti_pairs import refuse_constant
 from data_prep.source import PreparedScan, Source
+from fsmis.data.geometry import AxialVolume
+from fsmis.data.outline import in_plane_gradient, outline_contrast
 from fsmis.errors import UserError
-from fsmis.geometry import AxialVolume
-from fsmis.outline import in_plane_gradient, outline_contrast
 
 SERIES, DICOM, GROUND = "T2SPIR", "DICOM_anon", "Ground"
 

@@ -15,8 +15,8 @@ from nibabel.affines import voxel_sizes
 from data_prep.mr import resampled_to_protocol
 from data_prep.nifti_pairs import complete_pair, find_pairs, refuse_constant, refuse_unknown
 from data_prep.source import PreparedScan, Source
+from fsmis.data.pair import read_pair
 from fsmis.errors import UserError
-from fsmis.pair import read_pair
 
 IMAGE = re.compile(r"patient(\d+)_C0\.nii(?:\.gz)?")
 LABEL = re.compile(r"patient(\d+)_C0_manual\.nii(?:\.gz)?")

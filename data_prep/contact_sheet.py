@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from fsmis.atomic import write_figure
-from fsmis.nifti import read_volume
+from fsmis.data.nifti import read_volume
+from fsmis.files.atomic import write_figure
 
 COLUMNS = 7  # most scans in a row
 INCHES = 2.0  # side of a scan

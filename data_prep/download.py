@@ -12,10 +12,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from fsmis.checksum import sha256
 from fsmis.cli import CONF_DIR, command_line
-from fsmis.display import console
 from fsmis.errors import UserError
+from fsmis.files.checksum import sha256
+from fsmis.runs.display import console
 
 CHUNK = 1 << 20  # bytes
 

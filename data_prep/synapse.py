@@ -15,10 +15,10 @@ from nibabel.affines import voxel_sizes
 from data_prep.geometry import resample, resample_label, rescaled, shifted
 from data_prep.nifti_pairs import complete_pair, find_pairs, refuse_constant, refuse_unknown
 from data_prep.source import PreparedScan, Source
+from fsmis.data.expectation import CT_RANGE
+from fsmis.data.geometry import AxialVolume
+from fsmis.data.pair import read_pair
 from fsmis.errors import UserError
-from fsmis.expectation import CT_RANGE
-from fsmis.geometry import AxialVolume
-from fsmis.pair import read_pair
 
 IMAGE = re.compile(r"img(\d{4})\.nii(?:\.gz)?")
 LABEL = re.compile(r"label(\d{4})\.nii(?:\.gz)?")

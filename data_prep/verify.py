@@ -12,11 +12,11 @@ from rich.table import Table
 from data_prep.cli import load_source
 from data_prep.source import Source
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line
+from fsmis.data.manifest import Manifest
+from fsmis.data.verify import Finding, check_manifest, check_organs, check_scan
 from fsmis.datasets import FILE_NAME, Dataset
-from fsmis.display import console, errors
 from fsmis.errors import UserError
-from fsmis.manifest import Manifest
-from fsmis.verify import Finding, check_manifest, check_organs, check_scan
+from fsmis.runs.display import console, errors
 
 SOURCES = {"chaos_mri": "chaos", "synapse_ct": "synapse", "cmr": "cmr"}  # in conf/data_prep
 

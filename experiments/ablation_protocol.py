@@ -16,7 +16,7 @@ from experiments.comparison import Comparison
 from experiments.draw_comparison import groups
 from experiments.tabulate import find, requested, swept, write
 from fsmis.cli import command_line
-from fsmis.tables import MEAN
+from fsmis.reporting.tables import MEAN
 
 PROTOCOL = ["folds", "labelled slices", "scored slices"]
 HEADERS = dict(

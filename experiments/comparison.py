@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.finished_runs import FinishedRun
-from fsmis.statistics import METHOD, by_scan, describe, holm, paired
-from fsmis.tables import MEAN, summarise
+from fsmis.reporting.statistics import METHOD, by_scan, describe, holm, paired
+from fsmis.reporting.tables import MEAN, summarise
 
 NOTE = f"Dice in percent, over scans, then folds; mean over organs. sd over patients. {METHOD}."
 PARTIAL_NOTE = "Partial runs do not cover their dataset: not to be compared with the others."

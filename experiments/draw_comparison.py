@@ -8,8 +8,8 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from experiments.comparison import Comparison
-from fsmis.statistics import patient_means
-from fsmis.tables import MEAN
+from fsmis.reporting.statistics import patient_means
+from fsmis.reporting.tables import MEAN
 
 COLOURS = "tableau-colorblind10"  # a style that comes with matplotlib
 PATIENTS = "0.65"  # grey

@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
-from fsmis.records import RunFolder
-from fsmis.tables import completeness
-from fsmis.variant import configured
+from fsmis.reporting.tables import completeness
+from fsmis.runs.records import RunFolder
+from fsmis.runs.variant import configured
 
 
 @dataclass(frozen=True, eq=False)

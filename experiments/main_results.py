@@ -16,10 +16,10 @@ from experiments.comparison import Comparison
 from experiments.draw_comparison import dots
 from experiments.finished_runs import PlannedRun
 from experiments.tabulate import find, presented, requested, write
-from fsmis.beside import TO_PAPER, UNCONFIRMED, data_of, is_comparable
 from fsmis.cli import command_line
-from fsmis.published import CONFIRMED, PAPER, lay_out, read_published, select
-from fsmis.tables import MEAN, shown
+from fsmis.reporting.beside import TO_PAPER, UNCONFIRMED, data_of, is_comparable
+from fsmis.reporting.published import CONFIRMED, PAPER, lay_out, read_published, select
+from fsmis.reporting.tables import MEAN, shown
 
 EXPERIMENTS = ["main_results", "paper"]
 SETTING = "1"

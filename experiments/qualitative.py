@@ -22,12 +22,12 @@ from matplotlib.patches import Patch
 from experiments.finished_runs import Experiment, FinishedRun
 from experiments.tabulate import requested, say_what_is_missing
 from experiments.write_table import write_figures, write_table
-from fsmis import display
 from fsmis.cli import command_line
+from fsmis.data.nifti import read_volume
 from fsmis.datasets import Dataset, Scan
 from fsmis.errors import UserError
-from fsmis.nifti import read_volume
-from fsmis.records import Cell
+from fsmis.runs import display
+from fsmis.runs.records import Cell
 
 EXPERIMENT = "main_results"
 SAVED = "save_predictions=true"

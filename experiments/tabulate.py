@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from experiments.comparison import ComparedRun, Comparison
 from experiments.finished_runs import Experiment, FinishedRuns, PlannedRun
 from experiments.write_table import write_figures, write_table
-from fsmis import display
 from fsmis.errors import UserError
+from fsmis.runs import display
 
 LISTED = 10  # missing runs that a table names, more are counted
 

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from fsmis.atomic import write_atomic, write_figure
-from fsmis.tables import markdown, shown
+from fsmis.files.atomic import write_atomic, write_figure
+from fsmis.reporting.tables import markdown, shown
 
 # What text holds that LaTeX reads otherwise, or that its fonts lack.
 LATEX = str.maketrans(

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from fsmis import display
-from fsmis.atomic import write_atomic
 from fsmis.cli import command_line
-from fsmis.collection import StoredRun, read_runs
-from fsmis.comparable_runs import Group, grouped
-from fsmis.comparison import compare
 from fsmis.errors import UserError
-from fsmis.published import PUBLISHED, read_published
+from fsmis.files.atomic import write_atomic
+from fsmis.reporting.collection import StoredRun, read_runs
+from fsmis.reporting.comparable_runs import Group, grouped
+from fsmis.reporting.comparison import compare
+from fsmis.reporting.published import PUBLISHED, read_published
+from fsmis.runs import display
 
 MAIN = "augment_match_prompt"  # the method that this project is about
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fsmis.checksum import sha256
+from fsmis.data.expectation import STORAGE_MM, Expectation
+from fsmis.data.nifti import read_volume
+from fsmis.data.pair import read_pair
 from fsmis.errors import UserError
-from fsmis.expectation import STORAGE_MM, Expectation
-from fsmis.nifti import read_volume
-from fsmis.pair import read_pair
+from fsmis.files.checksum import sha256
 
 FILE_NAME = re.compile(r"(image|label)_(.+?)\.nii(\.gz)?")
 
@@ -71,7 +71,7 @@ class Dataset:
         organs: label id of every scored organ.
         scan_ids: ids of the scans, in numeric order.
         fold_starts: positions in ``scan_ids`` at which the folds start, and the number of scans.
-        expected: what its scans have in common (``fsmis.verify`` checks it).
+        expected: what its scans have in common (``fsmis.data.verify`` checks it).
     """
 
     def __init__(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from fsmis.checksum import sha256
-from fsmis.display import console
-from fsmis.provenance import git_state, package_version
+from fsmis.files.checksum import sha256
+from fsmis.runs.display import console
+from fsmis.runs.provenance import git_state, package_version
 from fsmis.segmenters.files import HUB_FILES, SHIPPED
 
 OK, WARN, FAIL = "ok", "warn", "fail"

@@ -16,15 +16,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fsmis.cli import command_line
-from fsmis.display import console, errors
-from fsmis.encoder_images import encoder_images
 from fsmis.errors import ScanError
-from fsmis.heartbeat import author
-from fsmis.jobs import Job, compose_jobs
 from fsmis.methods.augment_match_prompt import served_slices
-from fsmis.records import Cell
 from fsmis.run import Run
-from fsmis.threads import limit_threads
+from fsmis.runs.display import console, errors
+from fsmis.runs.encoder_images import encoder_images
+from fsmis.runs.heartbeat import author
+from fsmis.runs.jobs import Job, compose_jobs
+from fsmis.runs.records import Cell
+from fsmis.runs.threads import limit_threads
 
 
 @dataclass(frozen=True)

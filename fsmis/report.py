@@ -7,16 +7,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fsmis import display
-from fsmis.atomic import write_atomic, write_figure
-from fsmis.beside import beside_all, run_names
-from fsmis.charts import draw
 from fsmis.cli import command_line
-from fsmis.collection import read_runs, tabulate
 from fsmis.errors import UserError
-from fsmis.page import write_page
-from fsmis.statistics import METHOD
-from fsmis.tables import markdown
+from fsmis.files.atomic import write_atomic, write_figure
+from fsmis.reporting.beside import beside_all, run_names
+from fsmis.reporting.charts import draw
+from fsmis.reporting.collection import read_runs, tabulate
+from fsmis.reporting.page import write_page
+from fsmis.reporting.statistics import METHOD
+from fsmis.reporting.tables import markdown
+from fsmis.runs import display
 
 CONVENTION = (
     "Dice in percent, over scans, then folds; mean over organs; sd over the scans' means. "

@@ -17,23 +17,24 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from fsmis import display, figures, tracking
 from fsmis.cli import CONF_DIR, SOME_FAILED, USER_ERROR, Interrupted, command_line, interruptible
+from fsmis.data.verify import verify_once
 from fsmis.datasets import Dataset
 from fsmis.errors import ScanError, UserError
-from fsmis.evaluation import Evaluation, Segmented
-from fsmis.heartbeat import author, beating
 from fsmis.protocol import Protocol
-from fsmis.provenance import code_version, now, provenance
-from fsmis.records import Cell, RunFolder, require_writable
+from fsmis.reporting import figures
+from fsmis.reporting.tables import write_summary
+from fsmis.runs import display, tracking
+from fsmis.runs.evaluation import Evaluation, Segmented
+from fsmis.runs.heartbeat import author, beating
+from fsmis.runs.provenance import code_version, now, provenance
+from fsmis.runs.records import Cell, RunFolder, require_writable
+from fsmis.runs.shard import share
+from fsmis.runs.sweep import killed_jobs
+from fsmis.runs.threads import limit_threads
+from fsmis.runs.training_curve import write_training
+from fsmis.runs.variant import identity, news, variant_hash, weights_of
 from fsmis.settings import RunSettings, converted, require_at_least
-from fsmis.shard import share
-from fsmis.sweep import killed_jobs
-from fsmis.tables import write_summary
-from fsmis.threads import limit_threads
-from fsmis.training_curve import write_training
-from fsmis.variant import identity, news, variant_hash, weights_of
-from fsmis.verify import verify_once
 
 
 class Run:

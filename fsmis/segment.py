@@ -20,15 +20,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from fsmis.cli import CONF_DIR, command_line
+from fsmis.data.geometry import AxialVolume, CommonGrid
+from fsmis.data.labelled_slice import LabelledSlice, read_axial, read_labelled_slice
+from fsmis.data.nifti import write_volume
 from fsmis.datasets import Scan, require_percentiles, scale_intensities
-from fsmis.display import console, errors
 from fsmis.errors import UserError
-from fsmis.geometry import AxialVolume, CommonGrid
-from fsmis.labelled_slice import LabelledSlice, read_axial, read_labelled_slice
 from fsmis.methods.base import Method
-from fsmis.nifti import write_volume
-from fsmis.preview import draw_preview
 from fsmis.protocol import Episode, OrganTask
+from fsmis.reporting.preview import draw_preview
+from fsmis.runs.display import console, errors
 from fsmis.settings import SegmentSettings, converted, require_at_least
 
 

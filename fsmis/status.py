@@ -16,10 +16,10 @@ from pathlib import Path
 from rich.table import Table
 
 from fsmis.cli import SOME_FAILED, command_line
-from fsmis.display import console
 from fsmis.errors import UserError
-from fsmis.heartbeat import lost
-from fsmis.records import Cell, RunFolder
+from fsmis.runs.display import console
+from fsmis.runs.heartbeat import lost
+from fsmis.runs.records import Cell, RunFolder
 
 STATES = ("done", "running", "failed", "stopped", "missing")
 UNFINISHED = 3  # exit code
@@ -28,8 +28,8 @@ UNFINISHED = 3  # exit code
 def state_of(folder: RunFolder, cell: Cell) -> tuple[str, str]:
     """State of a cell as it is now, and what is known of it: who computes it, or what ended it.
 
-    One recorded as running is ``stopped`` where its process is lost (see ``fsmis.heartbeat``), as
-    one that was interrupted is.
+    One recorded as running is ``stopped`` where its process is lost (see
+    ``fsmis.runs.heartbeat``), as one that was interrupted is.
     """
     record = folder.read(cell)
     state = record["state"]

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fsmis.checksum import sha256
 from fsmis.datasets import Dataset, Scan
 from fsmis.errors import UserError
+from fsmis.files.checksum import sha256
 from fsmis.protocol import Split, organ_mask
 
 SETTINGS = (1, 2)

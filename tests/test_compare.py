@@ -13,7 +13,7 @@ import pytest
 from test_records import row
 
 from fsmis.compare import main
-from fsmis.records import Cell, RunFolder
+from fsmis.runs.records import Cell, RunFolder
 
 ORGANS = ["liver", "RK", "LK", "spleen"]
 SCANS = [str(scan) for scan in range(20)]

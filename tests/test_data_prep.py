@@ -20,9 +20,9 @@ from data_prep.cli import load_source, main
 from data_prep.geometry import crop_or_pad
 from data_prep.prepare import Outcome, prepare
 from data_prep.verify import verify
+from fsmis.data.nifti import read_volume, write_volume
 from fsmis.datasets import FILE_NAME
 from fsmis.errors import UserError
-from fsmis.nifti import read_volume, write_volume
 from fsmis.phantom.raw import write_raw
 
 DATASETS = {"chaos": "chaos_mri", "synapse": "synapse_ct", "cmr": "cmr"}

@@ -16,9 +16,9 @@ from data_prep.cli import load_source
 from data_prep.download import download
 from data_prep.geometry import resample_label
 from data_prep.source import PreparedScan
+from fsmis.data.nifti import read_volume
+from fsmis.data.outline import in_plane_gradient, outline_contrast
 from fsmis.errors import UserError
-from fsmis.nifti import read_volume
-from fsmis.outline import in_plane_gradient, outline_contrast
 from fsmis.phantom.anatomy import ABDOMEN
 from fsmis.phantom.patient import mr_patient
 from fsmis.phantom.raw import GREY, write_dicom, write_raw

@@ -11,8 +11,8 @@ import pytest
 from data_prep.cli import load_source
 from data_prep.prepare import prepare
 from data_prep.verify import main, verify
+from fsmis.data.nifti import read_volume, write_mask, write_volume
 from fsmis.errors import UserError
-from fsmis.nifti import read_volume, write_mask, write_volume
 from fsmis.phantom.raw import write_raw
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from omegaconf import OmegaConf
 
+from fsmis.data.nifti import write_volume
 from fsmis.datasets import Dataset, scale_intensities
 from fsmis.errors import UserError
-from fsmis.nifti import write_volume
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "dataset"
 AFFINE = np.diag([-1.25, 1.25, 7.7, 1.0])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fsmis import doctor, provenance
+from fsmis import doctor
+from fsmis.runs import provenance
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ from experiments import (
 from experiments.finished_runs import Experiment
 from experiments.write_table import latex
 from fsmis.cli import CONF_DIR
-from fsmis.nifti import read_volume, write_volume
-from fsmis.records import RunFolder
+from fsmis.data.nifti import read_volume, write_volume
+from fsmis.reporting.tables import summarise
 from fsmis.run import execute
-from fsmis.tables import summarise
+from fsmis.runs.records import RunFolder
 
 REPOSITORY = CONF_DIR.parent
 SCRIPTS = sorted(
@@ -197,7 +197,7 @@ def test_main_results_stand_below_published_rows(
 ) -> None:
     # other scans under the name of a dataset that papers have
     named = [where[1], "dataset.name=chaos_mri", "method=copy_mask"]
-    monkeypatch.setattr("fsmis.beside.benchmark", lambda dataset: "4 scans in 2 folds")
+    monkeypatch.setattr("fsmis.reporting.beside.benchmark", lambda dataset: "4 scans in 2 folds")
     run(tmp_path, where[0], *named)
     main_results.main([str(tmp_path), "--dataset", "phantom", *named])
     frame = table(tmp_path / "main_results_phantom")

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
-from fsmis.feature_cache import FeatureCache, fingerprint, open_cache
+from fsmis.features.feature_cache import FeatureCache, fingerprint, open_cache
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
-from fsmis.variant import settings
+from fsmis.runs.variant import settings
 from tests.test_augment_match_prompt import build, episode
 
 
@@ -105,7 +105,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from fsmis.feature_cache import FeatureCache
+from fsmis.features.feature_cache import FeatureCache
 images = np.random.default_rng(0).random((30, 8, 8), dtype=np.float32)
 cache = FeatureCache(Path(sys.argv[1]), 15_000)
 for _ in range(15):

@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
-from fsmis.records import COLUMNS
-from fsmis.sweep import require_installed
-from fsmis.threads import limit_threads
+from fsmis.runs.records import COLUMNS
+from fsmis.runs.sweep import require_installed
+from fsmis.runs.threads import limit_threads
 
 SWEEP = ["dataset=phantom", "method=copy_mask", "protocol.fold=0,1"]
 LAUNCHERS = sorted((CONF_DIR / "hydra/launcher").glob("*.yaml"))
@@ -122,7 +122,7 @@ def test_launcher_is_configured_as_its_plugin_wants(path: Path) -> None:
 
 
 def test_launcher_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsmis.sweep.find_spec", lambda name: None)
+    monkeypatch.setattr("fsmis.runs.sweep.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'which is not installed here; pip install -e ".\[ray\]"'):
         require_installed("hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher")
     require_installed("hydra._internal.core_plugins.basic_launcher.BasicLauncher")

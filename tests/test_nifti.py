@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fsmis.data.nifti import read_volume, write_mask, write_volume
 from fsmis.errors import UserError
-from fsmis.nifti import read_volume, write_mask, write_volume
 
 AFFINE = np.diag([-1.25, 1.25, 7.7, 1.0])
 VOLUME = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)

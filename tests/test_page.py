@@ -11,8 +11,8 @@ from PIL import Image
 from test_records import row
 from test_report import CELLS, write_run
 
-from fsmis.records import Cell, RunFolder
 from fsmis.report import main
+from fsmis.runs.records import Cell, RunFolder
 
 HOSTILE = "<b>\"&'</b><script>document.title='taken over'</script>$x$"
 PHONE = {"width": 360, "height": 740}

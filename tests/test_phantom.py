@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fsmis.data.nifti import read_volume
 from fsmis.errors import UserError
-from fsmis.nifti import read_volume
 from fsmis.phantom import generate, write_phantom
 from fsmis.phantom.__main__ import main
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from fsmis.encoder_images import encoder_images
-from fsmis.jobs import compose_jobs
-from fsmis.nifti import read_volume, write_volume
+from fsmis.data.nifti import read_volume, write_volume
 from fsmis.plan import Plan, Planner, duration, main, show
 from fsmis.run import Run, execute
+from fsmis.runs.encoder_images import encoder_images
+from fsmis.runs.jobs import compose_jobs
 from fsmis.segmenters.sam2 import Sam2
 
 RANDOM = ["segmenter.checkpoint=random", "segmenter.image_size=64", "device=cpu"]

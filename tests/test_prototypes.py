@@ -2,7 +2,7 @@
 
 import torch
 
-from fsmis.prototypes import (
+from fsmis.features.prototypes import (
     adaptive_prototypes,
     cosine_logits,
     local_prototypes,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fsmis import provenance
+from fsmis.runs import provenance
 
 
 @pytest.fixture

@@ -9,11 +9,19 @@ import pandas as pd
 import pytest
 from test_compare import on_terminal, scattered, write_run
 
-from fsmis.beside import benchmark, beside
 from fsmis.errors import UserError
-from fsmis.published import COLUMNS, PAPER, PUBLISHED, STATUSES, lay_out, read_published, select
 from fsmis.report import main as report
-from fsmis.tables import MEAN
+from fsmis.reporting.beside import benchmark, beside
+from fsmis.reporting.published import (
+    COLUMNS,
+    PAPER,
+    PUBLISHED,
+    STATUSES,
+    lay_out,
+    read_published,
+    select,
+)
+from fsmis.reporting.tables import MEAN
 
 ABDOMEN = ["liver", "RK", "LK", "spleen"]
 ROW = {

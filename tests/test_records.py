@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from fsmis.atomic import write_atomic
 from fsmis.errors import UserError
-from fsmis.records import COLUMNS, PLAN, Cell, RunFolder, require_writable
-from fsmis.variant import identity, news, variant_hash
+from fsmis.files.atomic import write_atomic
+from fsmis.runs.records import COLUMNS, PLAN, Cell, RunFolder, require_writable
+from fsmis.runs.variant import identity, news, variant_hash
 
 CELL = Cell(0, "8", "1")
 

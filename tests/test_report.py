@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from test_records import row
 
-from fsmis.charts import draw
-from fsmis.collection import read_runs, tabulate
 from fsmis.errors import UserError
-from fsmis.records import Cell, RunFolder
 from fsmis.report import main
+from fsmis.reporting.charts import draw
+from fsmis.reporting.collection import read_runs, tabulate
+from fsmis.runs.records import Cell, RunFolder
 
 CELLS = [Cell(0, "8", "1"), Cell(1, "1", "8")]
 

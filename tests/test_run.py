@@ -20,11 +20,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from fsmis.cli import CONF_DIR
+from fsmis.data.nifti import read_volume, write_volume
 from fsmis.methods.copy_mask import CopyMask
-from fsmis.nifti import read_volume, write_volume
-from fsmis.records import COLUMNS
 from fsmis.run import command as command_of_run
 from fsmis.run import execute
+from fsmis.runs.records import COLUMNS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 FILES = ["figures=worst", "worst_figures=1", "save_predictions=true"]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from fsmis.geometry import AxialVolume, CommonGrid
+from fsmis.data.geometry import AxialVolume, CommonGrid
 from fsmis.phantom import generate
 from fsmis.segment import Intensities, main
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmis.errors import UserError
-from fsmis.records import Cell
-from fsmis.shard import parse_shard, share
+from fsmis.runs.records import Cell
+from fsmis.runs.shard import parse_shard, share
 
 EVERY = [Cell(fold, str(fold), str(query)) for fold in range(5) for query in range(4)]
 VARIANTS = st.text("0123456789abcdef", min_size=12, max_size=12)

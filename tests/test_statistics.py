@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 from test_tables import FULL, ORGANS
 
-from fsmis.statistics import (
+from fsmis.reporting.statistics import (
     by_scan,
     describe,
     difference,
@@ -18,7 +18,7 @@ from fsmis.statistics import (
     patient_means,
     smallest_p,
 )
-from fsmis.tables import MEAN, summarise
+from fsmis.reporting.tables import MEAN, summarise
 
 P_VALUES = st.lists(st.floats(1e-9, 1), min_size=1, max_size=8)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fsmis.errors import UserError
-from fsmis.heartbeat import SILENT_S, author, beating, lost
-from fsmis.records import COLUMNS, PLAN, Cell, RunFolder
+from fsmis.runs.heartbeat import SILENT_S, author, beating, lost
+from fsmis.runs.records import COLUMNS, PLAN, Cell, RunFolder
 from fsmis.status import main, show, state_of
 
 CELLS = [Cell(0, "3", "1"), Cell(0, "3", "2"), Cell(1, "1", "3"), Cell(1, "1", "4")]
@@ -91,7 +91,7 @@ def test_silent_process_on_this_machine_is_lost_too(tmp_path: Path) -> None:
 
 
 def test_beats_keep_a_record_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsmis.heartbeat.BEAT_S", 0.01)
+    monkeypatch.setattr("fsmis.runs.heartbeat.BEAT_S", 0.01)
     path = tmp_path / "record"
     path.touch()
     os.utime(path, (0, 0))

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fsmis.records import Cell
-from fsmis.tables import completeness, markdown, shown, summarise
+from fsmis.reporting.tables import completeness, markdown, shown, summarise
+from fsmis.runs.records import Cell
 
 ORGANS = ["liver", "RK"]
 CELLS = [Cell(0, "8", "1"), Cell(0, "8", "2"), Cell(1, "1", "8")]

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
-from fsmis.flip import mirror
-from fsmis.largest_component import largest_component
 from fsmis.prompting import Prompts, segment_prompted
 from fsmis.protocol import Episode
-from fsmis.volume_pass import VolumePass
+from fsmis.test_time.flip import mirror
+from fsmis.test_time.largest_component import largest_component
+from fsmis.test_time.volume_pass import VolumePass
 from tests.test_augment_match_prompt import build, episode
 
 VOLUME_PASS = ["method.volume_pass.reach=1", "method.volume_pass.confidence=0"]

@@ -16,12 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from test_report import CELLS, write_run
 
-from fsmis import tracking
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
-from fsmis.records import RunFolder
 from fsmis.run import Run
-from fsmis.tracking import SweepGroup, check, track
+from fsmis.runs import tracking
+from fsmis.runs.records import RunFolder
+from fsmis.runs.tracking import SweepGroup, check, track
 
 pytest.importorskip("wandb", reason="wandb is not installed: pip install 'fsmis[wandb]'")
 from wandb.proto.wandb_internal_pb2 import Record
@@ -122,7 +122,7 @@ def test_disabled_leaves_no_trace_and_imports_nothing(folder: RunFolder) -> None
     before = sorted(folder.path.rglob("*"))
     program = (
         "import sys; from pathlib import Path; from omegaconf import OmegaConf; "
-        "from fsmis.records import RunFolder; from fsmis.tracking import track; "
+        "from fsmis.runs.records import RunFolder; from fsmis.runs.tracking import track; "
         f"track(RunFolder(Path({str(folder.path)!r})), OmegaConf.create({{'mode': 'disabled'}})); "
         "sys.exit('wandb' in sys.modules)"
     )

@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from fsmis.cli import CONF_DIR
+from fsmis.data.nifti import read_volume, write_mask, write_volume
 from fsmis.datasets import Dataset, Scan
 from fsmis.episodic.encoder import Encoder, EncoderSettings
 from fsmis.episodic.episodes import EpisodeSource
@@ -21,14 +22,13 @@ from fsmis.episodic.network import is_foreground
 from fsmis.episodic.supervoxels import Supervoxels
 from fsmis.episodic.training import _Run
 from fsmis.errors import UserError
-from fsmis.evaluation import Evaluation
 from fsmis.methods.adnet import ADNetNetwork
 from fsmis.methods.alpnet import ALPNetNetwork
 from fsmis.methods.panet import PANetNetwork
 from fsmis.methods.qnet import QNetNetwork
-from fsmis.nifti import read_volume, write_mask, write_volume
-from fsmis.records import Cell
 from fsmis.run import execute
+from fsmis.runs.evaluation import Evaluation
+from fsmis.runs.records import Cell
 from fsmis.training_scans import TrainingScans
 
 METHODS = ("panet", "alpnet", "adnet", "qnet")

@@ -18,14 +18,14 @@ from fsmis.bench.two_frame import build as build_twins
 from fsmis.bench.two_frame import make_responsive
 from fsmis.datasets import Scan
 from fsmis.errors import UserError
+from fsmis.features.propagation import propagate
+from fsmis.features.similarity import box_around_peak, box_of_masks, extreme_points, similarity
 from fsmis.methods.alpnet_frozen import ALPNetFrozen
 from fsmis.methods.base import Method
 from fsmis.methods.panet_frozen import PANetFrozen
 from fsmis.methods.sam2_volume import Sam2Volume
-from fsmis.propagation import propagate
 from fsmis.protocol import Episode, OrganTask
 from fsmis.segmenters.features import Features
-from fsmis.similarity import box_around_peak, box_of_masks, extreme_points, similarity
 
 CONF = Path(__file__).parents[1] / "conf"
 SAM2_METHODS = ["sam2_single", "sam2_volume", "sam2_points", "sam2_box"]

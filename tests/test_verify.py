@@ -15,12 +15,12 @@ from omegaconf import OmegaConf
 from data_prep.cli import load_source
 from data_prep.prepare import prepare
 from fsmis.cli import CONF_DIR
+from fsmis.data.nifti import read_volume, write_mask, write_volume
+from fsmis.data.verify import verify_once
 from fsmis.datasets import Dataset
 from fsmis.errors import UserError
-from fsmis.nifti import read_volume, write_mask, write_volume
 from fsmis.phantom.raw import write_raw
-from fsmis.variant import settings
-from fsmis.verify import verify_once
+from fsmis.runs.variant import settings
 
 
 @pytest.fixture(scope="module")

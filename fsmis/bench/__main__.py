@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from fsmis.atomic import write_atomic, write_figure
 from fsmis.bench.measure import Way, clock, count
 from fsmis.bench.promises import promises
 from fsmis.bench.scaling import draw_scaling, measure_scaling
@@ -21,8 +20,9 @@ from fsmis.bench.table import show, tabulate
 from fsmis.bench.ways import Perceptual, TwoFrame
 from fsmis.bench.workload import Workload, phantom_workload
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line
-from fsmis.display import console
+from fsmis.files.atomic import write_atomic, write_figure
 from fsmis.matchers.backbones import BACKBONES
+from fsmis.runs.display import console
 
 FULL = (512, 1024)  # image sizes that --full adds
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fsmis.display import errors
+from fsmis.runs.display import errors
 
 PROCESS = Path("/proc/self")  # Linux alone tells and resets the peak of a process
 

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fsmis.bench.measure import Way
-from fsmis.display import console
+from fsmis.runs.display import console
 
 FORMATS = {
     "seconds": "{:.3g}",

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fsmis.errors import UserError
-from fsmis.weights import read_tensors
+from fsmis.files.weights import read_tensors
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 

@@ -19,11 +19,11 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from skimage.segmentation import felzenszwalb
 
-from fsmis.atomic import write_atomic
-from fsmis.checksum import sha256
+from fsmis.data.nifti import read_volume
 from fsmis.datasets import Scan
 from fsmis.errors import UserError
-from fsmis.nifti import read_volume
+from fsmis.files.atomic import write_atomic
+from fsmis.files.checksum import sha256
 
 
 class Supervoxels:

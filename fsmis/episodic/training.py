@@ -17,17 +17,17 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from fsmis import display
-from fsmis.atomic import write_atomic
-from fsmis.checksum import sha256
 from fsmis.episodic.encoder import Encoder, EncoderSettings
 from fsmis.episodic.episodes import Episodes, EpisodeSource, Views
 from fsmis.episodic.network import EpisodicNetwork
 from fsmis.episodic.supervoxels import Supervoxels
 from fsmis.errors import UserError
+from fsmis.files.atomic import write_atomic
+from fsmis.files.checksum import sha256
+from fsmis.files.weights import read_tensors
+from fsmis.runs import display
 from fsmis.segmenters.device import resolve_device
 from fsmis.training_scans import TrainingScans
-from fsmis.weights import read_tensors
 
 Network = TypeVar("Network", bound=EpisodicNetwork)
 
@@ -196,7 +196,10 @@ class EpisodicTraining:
             "version": TRAINING_VERSION,
             "scans": scans.fingerprint(),
             "network": settings,
-            "encoder": {**vars(self.encoder), "weights": weights and sha256(Path(weights).expanduser())},
+            "encoder": {
+                **vars(self.encoder),
+                "weights": weights and sha256(Path(weights).expanduser()),
+            },
             "supervoxels": self._supervoxels.identity(scans.scan_ids),
             "views": asdict(self._views),
             "schedule": asdict(self._schedule),

@@ -11,7 +11,7 @@ import torch
 from torchvision.models import get_weight
 
 from fsmis.errors import UserError
-from fsmis.weights import read_tensors
+from fsmis.files.weights import read_tensors
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from lpips import normalize_tensor
 from torch import Tensor
 
 from fsmis.errors import UserError
-from fsmis.feature_cache import FeatureCache, fingerprint
+from fsmis.features.feature_cache import FeatureCache, fingerprint
 from fsmis.matchers.backbones import BACKBONES, build_lpips
 from fsmis.matchers.features import FeatureMatcher
 from fsmis.matchers.images import to_tensor

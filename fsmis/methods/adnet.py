@@ -11,7 +11,7 @@ from fsmis.episodic.encoder import Encoder
 from fsmis.episodic.method import EpisodicMethod
 from fsmis.episodic.network import EpisodicNetwork, Features
 from fsmis.episodic.training import EpisodicTraining
-from fsmis.prototypes import cosine_logits, masked_average, on_grid
+from fsmis.features.prototypes import cosine_logits, masked_average, on_grid
 from fsmis.training_scans import TrainingScans
 
 ALPHA = 20.0  # scale of the anomaly score

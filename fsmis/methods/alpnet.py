@@ -10,7 +10,7 @@ from fsmis.episodic.encoder import Encoder
 from fsmis.episodic.method import EpisodicMethod
 from fsmis.episodic.network import EpisodicNetwork, Features
 from fsmis.episodic.training import EpisodicTraining
-from fsmis.prototypes import alpnet_logits, on_grid
+from fsmis.features.prototypes import alpnet_logits, on_grid
 from fsmis.training_scans import TrainingScans
 
 

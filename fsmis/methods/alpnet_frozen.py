@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from fsmis.errors import UserError
+from fsmis.features.prototypes import alpnet_logits
 from fsmis.methods.frozen_prototypes import FrozenPrototypes
-from fsmis.prototypes import alpnet_logits
 from fsmis.segmenters.sam2 import Sam2
 
 

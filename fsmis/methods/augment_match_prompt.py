@@ -10,8 +10,6 @@ from functools import partial
 import numpy as np
 
 from fsmis.errors import UserError
-from fsmis.flip import mirror, with_flip
-from fsmis.largest_component import largest_component
 from fsmis.matchers.base import Matcher
 from fsmis.matching import match
 from fsmis.methods.base import Match, Method
@@ -20,7 +18,9 @@ from fsmis.protocol import Episode
 from fsmis.segmenters.features import Features
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.support_set import SupportSet, SupportSetConstruction
-from fsmis.volume_pass import VolumePass
+from fsmis.test_time.flip import mirror, with_flip
+from fsmis.test_time.largest_component import largest_component
+from fsmis.test_time.volume_pass import VolumePass
 
 
 @dataclass

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsmis.encoded_episode import EncodedEpisode, support_of_each_slice
 from fsmis.errors import UserError
+from fsmis.features.encoded_episode import EncodedEpisode, support_of_each_slice
+from fsmis.features.prototypes import on_grid
 from fsmis.methods.base import Method
 from fsmis.protocol import Episode
-from fsmis.prototypes import on_grid
 from fsmis.segmenters.sam2 import Sam2
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fsmis.episodic.method import EpisodicMethod
 from fsmis.episodic.network import EpisodicNetwork, Features
-from fsmis.prototypes import on_grid, panet_logits
+from fsmis.features.prototypes import on_grid, panet_logits
 from fsmis.training_scans import TrainingScans
 
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from fsmis.features.prototypes import panet_logits
 from fsmis.methods.frozen_prototypes import FrozenPrototypes
-from fsmis.prototypes import panet_logits
 
 
 class PANetFrozen(FrozenPrototypes):

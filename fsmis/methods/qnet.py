@@ -13,8 +13,8 @@ from fsmis.episodic.encoder import Encoder
 from fsmis.episodic.method import EpisodicMethod
 from fsmis.episodic.network import EpisodicNetwork, Features, upsampled
 from fsmis.episodic.training import EpisodicTraining
+from fsmis.features.prototypes import cosine_logits, masked_average, on_grid
 from fsmis.methods.adnet import ALPHA, soft_threshold
-from fsmis.prototypes import cosine_logits, masked_average, on_grid
 from fsmis.training_scans import TrainingScans
 
 

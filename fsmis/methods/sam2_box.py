@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from fsmis.errors import UserError
+from fsmis.features.similarity import box_around_peak
 from fsmis.methods.similarity_prompt import SimilarityPrompt
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.similarity import box_around_peak
 
 
 class Sam2Box(SimilarityPrompt):
@@ -13,7 +13,7 @@ class Sam2Box(SimilarityPrompt):
 
     Args:
         segmenter, refine: see :class:`SimilarityPrompt`.
-        threshold: see :func:`fsmis.similarity.box_around_peak`.
+        threshold: see :func:`fsmis.features.similarity.box_around_peak`.
 
     Raises:
         UserError: ``threshold`` out of its range.

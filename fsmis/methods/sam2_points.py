@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from fsmis.features.similarity import extreme_points
 from fsmis.methods.similarity_prompt import SimilarityPrompt
-from fsmis.similarity import extreme_points
 
 
 class Sam2Points(SimilarityPrompt):

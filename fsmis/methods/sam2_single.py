@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fsmis.encoded_episode import EncodedEpisode, support_of_each_slice
+from fsmis.features.encoded_episode import EncodedEpisode, support_of_each_slice
 from fsmis.methods.base import Method
 from fsmis.prompting import Prompts, segment_prompted
 from fsmis.protocol import Episode

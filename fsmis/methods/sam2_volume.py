@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fsmis.encoded_episode import EncodedEpisode, support_of_each_slice
+from fsmis.features.encoded_episode import EncodedEpisode, support_of_each_slice
+from fsmis.features.propagation import propagate
 from fsmis.methods.base import Method
-from fsmis.propagation import propagate
 from fsmis.protocol import Episode
 from fsmis.segmenters.sam2 import Sam2
 

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsmis.encoded_episode import EncodedEpisode, support_of_each_slice
+from fsmis.features.encoded_episode import EncodedEpisode, support_of_each_slice
+from fsmis.features.prototypes import on_grid
+from fsmis.features.similarity import box_of_masks, similarity
 from fsmis.methods.base import Method
 from fsmis.protocol import Episode
-from fsmis.prototypes import on_grid
 from fsmis.segmenters.features import Features
 from fsmis.segmenters.logits import gated, resized
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.similarity import box_of_masks, similarity
 
 
 class SimilarityPrompt(Method):

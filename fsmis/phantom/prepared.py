@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fsmis.data.nifti import write_mask, write_volume
 from fsmis.errors import UserError
-from fsmis.nifti import write_mask, write_volume
 from fsmis.phantom.anatomy import ABDOMEN, CARDIAC
 from fsmis.phantom.patient import mr_patient
 

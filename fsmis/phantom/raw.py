@@ -10,8 +10,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from fsmis.cli import CONF_DIR
+from fsmis.data.nifti import write_volume
 from fsmis.errors import UserError
-from fsmis.nifti import write_volume
 from fsmis.phantom.anatomy import ABDOMEN, CARDIAC, CT
 from fsmis.phantom.patient import mr_patient, paint
 from fsmis.phantom.prepared import BRIGHTEST

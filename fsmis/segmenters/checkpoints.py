@@ -2,10 +2,10 @@
 
 import torch
 
-from fsmis.checksum import sha256
 from fsmis.errors import UserError
+from fsmis.files.checksum import sha256
+from fsmis.files.weights import read_tensors
 from fsmis.segmenters.files import find_checkpoint
-from fsmis.weights import read_tensors
 
 
 def load_weights(model: torch.nn.Module, checkpoint: str, expected_sha256: str | None) -> None:

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from fsmis.errors import UserError
-from fsmis.feature_cache import FeatureCache, fingerprint
+from fsmis.features.feature_cache import FeatureCache, fingerprint
 from fsmis.segmenters.architecture import read_architecture
 from fsmis.segmenters.checkpoints import load_weights
 from fsmis.segmenters.device import resolve_device

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fsmis.atomic import write_figure
+from fsmis.files.atomic import write_figure
 
 
 def plot_curves(log: Path, path: Path) -> None:

@@ -1,0 +1,63 @@
+"""``manifest.json`` of a prepared folder: what each scan was made from, and what it holds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fsmis.errors import UserError
+from fsmis.files.atomic import write_atomic
+from fsmis.files.checksum import sha256
+
+NAME = "manifest.json"
+
+
+class Manifest:
+    """The record of a prepared folder, written after every scan.
+
+    Attributes:
+        dataset: name in ``conf/dataset``.
+        settings: numbers of the preparation.
+        scans: by scan id: ``source`` and ``files``, the raw and the prepared files with their
+            SHA-256; ``spacing`` in mm and ``size``, both (z, y, x); ``voxels`` of each label id.
+    """
+
+    def __init__(
+        self, folder: Path, dataset: str, settings: dict[str, Any], scans: dict[str, Any]
+    ) -> None:
+        self._path = folder / NAME
+        self.dataset = dataset
+        self.settings = settings
+        self.scans = scans
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest | None":
+        """The folder's manifest; None where there is none.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        path = folder / NAME
+        try:
+            record = json.loads(path.read_bytes())
+            return cls(folder, record["dataset"], record["settings"], dict(record["scans"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: damaged; remove it and prepare the folder again") from error
+
+    def add(self, scan_id: str, entry: dict[str, Any]) -> None:
+        """Record a scan and write the file."""
+        self.scans[scan_id] = entry
+        self.scans = dict(sorted(self.scans.items(), key=lambda item: int(item[0])))
+        record = {"dataset": self.dataset, "settings": self.settings, "scans": self.scans}
+        write_atomic(self._path, (json.dumps(record, indent=1) + "\n").encode())
+
+    def changed(self) -> list[Path]:
+        """Prepared files that are not there as they were written."""
+        folder = self._path.parent
+        files = {name: sha for scan in self.scans.values() for name, sha in scan["files"].items()}
+        return [
+            folder / name
+            for name, sha in files.items()
+            if not (folder / name).is_file() or sha256(folder / name) != sha
+        ]

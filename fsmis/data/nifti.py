@@ -1,0 +1,130 @@
+"""One NIfTI volume read or written: the only place that knows NIfTI's own axis order."""
+
+import gzip
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from fsmis.errors import UserError
+from fsmis.files.atomic import write_atomic
+
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP_LEVEL = 1  # as nibabel: higher ones take long and save little
+
+
+def read_volume(path: Path | str) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+    """Read a volume as axial slices in the order in which they are stored.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``; 3-D, 2-D (read as one slice), or 4-D whose last axis is 1.
+
+    Returns:
+        array [Z, H, W] (NIfTI's (x, y, z) transposed; the file's dtype, or float where the header
+        scales the values), spacing in mm (z, y, x), affine float64 [4, 4] in (x, y, z) order.
+
+    Raises:
+        UserError: the file is missing, empty, truncated, not what its name says, not a single
+            volume of real numbers, holds NaN or infinity, or its geometry is unusable.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            raise ImageFileError(f"it is {type(image).__name__}")
+        data = np.asanyarray(image.dataobj)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except HeaderDataError as error:
+        raise UserError(
+            f"{path}: the header is broken ({error}); convert the file again or repair its qform"
+        ) from error
+    except ImageFileError as error:
+        raise UserError(f"{path}: not a NIfTI file ({error}); convert it to .nii.gz") from error
+    except (EOFError, OSError, ValueError, OverflowError, MemoryError, zlib.error) as error:
+        # nibabel's reasons may span lines
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{path}: cannot be read, probably truncated ({reason}); copy or download it again"
+        ) from error
+
+    array = _as_slices(path, data)
+    x, y, z = (float(size) for size in voxel_sizes(affine))
+    if not np.isfinite(affine).all() or min(x, y, z) <= 0:
+        raise UserError(
+            f"{path}: voxel size {x:g} x {y:g} x {z:g} mm is not usable; repair the header's affine"
+        )
+    return array, (z, y, x), affine
+
+
+def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray) -> None:
+    """Write an array [Z, H, W] as NIfTI, whole or not at all, the same bytes for the same array.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        array: [Z, H, W], of a dtype that NIfTI stores.
+        affine: [4, 4] of the (x, y, z) order, as ``read_volume`` returns it.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = Path(path)
+    image = nib.Nifti1Image(np.ascontiguousarray(array.T), affine, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    content = image.to_bytes()
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, GZIP_LEVEL, mtime=0)
+    write_atomic(path, content)
+
+
+def write_mask(path: Path | str, mask: np.ndarray, affine: np.ndarray) -> None:
+    """Write a mask or label map [Z, H, W], values 0..255, as uint8; see ``write_volume``."""
+    write_volume(path, mask.astype(np.uint8), affine)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what nibabel would report in terms of bytes and codecs."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise UserError(f"{path}: the name must end in .nii or .nii.gz")
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror}); check the path") from error
+    if not start:
+        raise UserError(f"{path}: empty file (0 bytes); copy or download it again")
+    gzipped = start == GZIP_MAGIC
+    if path.name.endswith(".gz") and not gzipped:
+        raise UserError(
+            f"{path}: not gzip data in spite of its name; rename it to .nii if it is plain NIfTI, "
+            "otherwise download it again"
+        )
+    if not path.name.endswith(".gz") and gzipped:
+        raise UserError(f"{path}: gzip data in spite of its name; rename it to .nii.gz")
+
+
+def _as_slices(path: Path, data: np.ndarray) -> np.ndarray:
+    """Bring the file's array to [Z, H, W] and refuse what is not one finite volume."""
+    if data.dtype.kind not in "iufb":
+        raise UserError(
+            f"{path}: voxels of type {data.dtype} are not grey values; export one channel"
+        )
+    if data.ndim > 3 and set(data.shape[3:]) == {1}:
+        data = data.reshape(data.shape[:3])
+    if data.ndim == 2:
+        data = data[:, :, np.newaxis]
+    if data.ndim != 3 or data.size == 0:
+        raise UserError(
+            f"{path}: shape {data.shape} is not one 3-D volume; export one volume a file"
+        )
+    invalid = int(data.size - np.isfinite(data).sum())
+    if invalid:
+        raise UserError(
+            f"{path}: {invalid} of {data.size} voxels are NaN or infinite; export the volume again "
+            "or replace them"
+        )
+    return data.T

@@ -1,0 +1,130 @@
+"""Are prepared scans what their dataset expects? Asked before the first run on a folder."""
+
+import hashlib
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nibabel.orientations import aff2axcodes
+
+from fsmis.data.expectation import organ_volumes
+from fsmis.data.manifest import NAME, Manifest
+from fsmis.datasets import Dataset
+from fsmis.errors import UserError
+from fsmis.files.atomic import write_atomic
+from fsmis.files.checksum import sha256
+from fsmis.runs.display import console
+
+CHECKS = 1  # raised when they change, so that folders are checked anew
+
+
+@dataclass
+class Finding:
+    """What was seen of a scan.
+
+    Attributes:
+        size: slices, rows and columns.
+        spacing: mm, in the same order.
+        axes: where columns, rows and slices grow to, e.g. ``LAS`` for left, front and head.
+        organ_ml: volume of each scored organ that is there.
+        problems: reasons not to use it, each naming a file and what to do.
+    """
+
+    size: str = ""
+    spacing: str = ""
+    axes: str = ""
+    organ_ml: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def check_scan(dataset: Dataset, scan_id: str) -> Finding:
+    """Read one scan and compare it with what the dataset expects.
+
+    Raises:
+        UserError: it cannot be read (``Dataset.read``).
+    """
+    image, label, spacing, affine = dataset.read(scan_id)
+    image_path, label_path = dataset.files(scan_id)
+    volumes = organ_volumes(label, spacing, dataset.organs)
+    if image.min() == image.max():
+        problems = [f"{image_path}: every voxel is {image.min():g}; prepare the scan again"]
+    else:
+        expected = dataset.expected.problems(image, label, spacing, volumes)
+        problems = [f"{label_path}: {problem}" for problem in expected]
+    return Finding(
+        size=" x ".join(map(str, image.shape)),
+        spacing=" x ".join(f"{mm:.2f}" for mm in spacing),
+        axes="".join(aff2axcodes(affine)),
+        organ_ml=volumes,
+        problems=problems,
+    )
+
+
+def check_organs(dataset: Dataset, found: Collection[str]) -> list[str]:
+    """Organs with a plausible volume that no scan has, so that the label ids must be other ones."""
+    return [
+        f"{dataset.root}: no scan has {organ}, label id {dataset.organs[organ]} of {dataset.name}; "
+        "the labels may follow another dataset, or accept it with dataset.expected.organ_ml=null"
+        for organ in dataset.organs
+        if organ in (dataset.expected.organ_ml or {}) and organ not in found
+    ]
+
+
+def check_manifest(folder: Path) -> list[str]:
+    """Files of a prepared folder that are not as its manifest has them, each with what to do.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    manifest = Manifest.read(folder)
+    return [
+        f"{path}: changed or removed since it was prepared; prepare it again, or remove {NAME} if "
+        "it was changed on purpose"
+        for path in (manifest.changed() if manifest else [])
+    ]
+
+
+def verify_once(dataset: Dataset) -> None:
+    """Check all scans, unless these files have passed before; a pass is kept in the user's cache.
+
+    A scan that cannot be read is left to the run, where it fails and the others go on.
+
+    Raises:
+        UserError: the first thing that is wrong, and how to see the others.
+    """
+    passed = _cache() / _identity(dataset)
+    if passed.is_file():
+        return
+    console.print(f"verifying {len(dataset.scan_ids)} scans of {dataset.name}, once")
+    findings = []
+    for scan_id in dataset.scan_ids:
+        with suppress(UserError):
+            findings.append(check_scan(dataset, scan_id))
+    problems = check_manifest(dataset.root)
+    problems += [problem for finding in findings for problem in finding.problems]
+    problems += check_organs(dataset, {organ for finding in findings for organ in finding.organ_ml})
+    if problems:
+        more = f" ({len(problems) - 1} more: python -m data_prep.verify {dataset.root})"
+        raise UserError(problems[0] + (more if problems[1:] else ""))
+    if len(findings) == len(dataset.scan_ids):
+        with suppress(UserError):  # a home that nobody may write: verified again next time
+            write_atomic(passed, f"{dataset.name} {dataset.root.resolve()}\n".encode())
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fsmis" / "verified"
+
+
+def _identity(dataset: Dataset) -> str:
+    """SHA-256 (hex) of all that the answer depends on."""
+    manifest = dataset.root / NAME
+    parts = [
+        CHECKS,
+        dataset.fingerprint(),
+        sha256(manifest) if manifest.is_file() else None,
+        dataset.organs,
+        dataset.expected,
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

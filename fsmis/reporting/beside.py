@@ -1,0 +1,217 @@
+"""Published rows and own runs of a dataset in one table, each with its source."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from omegaconf import ListConfig, OmegaConf
+
+from fsmis.cli import CONF_DIR
+from fsmis.reporting.charts import labels
+from fsmis.reporting.collection import StoredRun
+from fsmis.reporting.published import (
+    CONFIRMED,
+    PAPER,
+    PUBLISHED,
+    known_organs,
+    lay_out,
+    read_published,
+    select,
+)
+from fsmis.reporting.tables import MEAN
+
+UNCONFIRMED = "†"
+HERE = "here"
+TO_PAPER = "to paper"
+PROTOCOL = "protocol and data"
+OTHERS = "other sources"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Published rows of a dataset, the paper's own, then own runs.
+
+    Attributes:
+        title: of the table.
+        table: columns ``method``; ``protocol and data``, of a published row its setting; Dice in
+            percent of each organ and ``mean``; ``to paper``, difference of the mean to the paper's,
+            NaN where the data are others; ``source``, a number that ``notes`` explain, or ``here``;
+            ``other sources`` that print other numbers; ``variant`` of an own run.
+        notes: footnotes and sources.
+        setting: of the published rows, None for all; rows that state none are there too.
+    """
+
+    title: str
+    table: pd.DataFrame
+    notes: list[str]
+    setting: str | None
+
+    @property
+    def narrow(self) -> pd.DataFrame:
+        """What a terminal has room for, the source and what differs in setting in the name."""
+        names = []
+        for row in self.table.to_dict("records"):
+            ours = row["source"] == HERE
+            asked = ours or row[PROTOCOL] == f"setting {self.setting}"
+            words = [row["method"] if asked else f"{row['method']}, {row[PROTOCOL]}"]
+            names.append(" ".join(words if ours else [*words, row["source"]]))
+        kept = self.table.drop(columns=[PROTOCOL, "source", OTHERS, "variant"])
+        return kept.assign(method=names)
+
+    @property
+    def own(self) -> list[int]:
+        """Positions of own runs."""
+        return [i for i, source in enumerate(self.table["source"]) if source == HERE]
+
+
+def data_of(plan: dict[str, Any]) -> str:
+    """The scans of a run's folds, queries and supports, and the start of the files' SHA-256.
+
+    Args:
+        plan: ``RunFolder.plan``.
+
+    Returns:
+        Such as ``20 scans in 5 folds, 3f2a91c0``.
+    """
+    cells = plan["cells"]
+    scans = {scan for cell in cells for scan in (cell.query_scan, cell.support_scan)}
+    digest = plan["identity"].get("data", "")[:8]
+    return ", ".join(filter(None, [_extent(len(scans), len({c.fold for c in cells})), digest]))
+
+
+def benchmark(dataset: str) -> str | None:
+    """What ``data_of`` a run begins with on the published folds; None where none are published."""
+    path = CONF_DIR / "dataset" / f"{dataset}.yaml"
+    starts = OmegaConf.load(path).fold_starts if path.is_file() else None
+    return _extent(starts[-1], len(starts) - 1) if isinstance(starts, ListConfig) else None
+
+
+def is_comparable(own: pd.DataFrame) -> pd.Series:
+    """Whether each run covers all scans of the benchmark.
+
+    Args:
+        own: rows of ``collection.tabulate`` with a column ``data`` (see ``data_of``).
+    """
+    extents = [benchmark(dataset) or "none" for dataset in own["dataset"]]
+    pairs = zip(own["data"], extents, strict=True)
+    on_benchmark = pd.Series([data.startswith(extent) for data, extent in pairs], own.index)
+    return on_benchmark & ~own["covered"].str.startswith("partial")
+
+
+def beside(
+    own: pd.DataFrame,
+    settings: list[str],
+    published: pd.DataFrame,
+    setting: str | None = "1",
+    everything: bool = False,
+) -> Beside | None:
+    """Lay own runs of one dataset beside its published rows.
+
+    Args:
+        own: as for ``is_comparable``, all of one dataset.
+        settings: its columns that tell runs apart.
+        published: see ``published.read_published``.
+        setting: see ``published.select``.
+        everything: see ``published.select``.
+
+    Returns:
+        None where the dataset has no published row.
+    """
+    dataset = own["dataset"].iloc[0]
+    entries = lay_out(published[published["dataset"] == dataset], known_organs().get(dataset, []))
+    if entries.empty:
+        return None
+    shown = select(entries, setting, everything)
+    sources = _numbered(shown)
+    table = pd.concat([_theirs(shown, sources), _ours(own, settings)], ignore_index=True)
+    dice = [name for name in entries if entries[name].dtype == float]
+    reported = shown.loc[shown["method"] == PAPER, MEAN]
+    comparable = pd.Series([True] * len(shown) + is_comparable(own).tolist())
+    differences = table[MEAN] - (reported.iloc[0] if len(reported) else float("nan"))
+    is_paper = pd.Series([*shown["method"].eq(PAPER), *[False] * len(own)])
+    table[TO_PAPER] = differences.where(comparable & ~is_paper)
+    table = table[["method", PROTOCOL, *dice, TO_PAPER, "source", OTHERS, "variant"]]
+    statuses = dict(zip(entries["source"], entries["status"], strict=True))
+    notes = [
+        f"{UNCONFIRMED} Not read in its own paper. Published rows mix variants of the protocol.",
+        f"{TO_PAPER}: mean less that of {PAPER}; no test, papers print no scores by scan.",
+        *(
+            f"{row['method']}: other sources print {row[OTHERS]}."
+            for row in table.to_dict("records")
+            if row[OTHERS]
+        ),
+        *(f"[{number}] {statuses[source]}: {source}" for source, number in sources.items()),
+    ]
+    if not comparable.all():
+        notes.insert(2, f"{TO_PAPER} is empty for runs on other scans than {benchmark(dataset)}.")
+    if len(shown) < len(entries):
+        notes.append(
+            f"{len(shown)} of {len(entries)} published rows: one for each method and setting, none "
+            "that looks mistaken. python -m fsmis.compare --setting all --all-rows shows all."
+        )
+    asked = "all settings" if setting is None else f"setting {setting}"
+    return Beside(f"{dataset} beside published rows, {asked}", table, notes, setting)
+
+
+def beside_all(
+    runs: list[StoredRun], frame: pd.DataFrame, settings: list[str]
+) -> dict[str, Beside]:
+    """``beside`` for each dataset that has rows in the repository's table of published numbers.
+
+    Args:
+        runs: from ``collection.read_runs``.
+        frame: all of ``collection.tabulate``.
+        settings: the same.
+    """
+    if not PUBLISHED.is_file():  # an installation without the repository
+        return {}
+    published = read_published()
+    frame = frame.assign(data=[data_of(runs[position].plan) for position in frame.index])
+    found = {
+        str(dataset): beside(own, settings, published)
+        for dataset, own in frame.groupby("dataset", sort=False)
+    }
+    return {dataset: shown for dataset, shown in found.items() if shown is not None}
+
+
+def _theirs(shown: pd.DataFrame, sources: dict[str, int]) -> pd.DataFrame:
+    others = [
+        "; ".join(f"{numbers} [{sources[source]}]" for numbers, source in conflicts)
+        for conflicts in shown["others"]
+    ]
+    table = shown.assign(variant="", source=[f"[{sources[source]}]" for source in shown["source"]])
+    table["method"] = [_name(row) for row in shown.to_dict("records")]
+    table[PROTOCOL] = "setting " + shown["setting"]
+    table[OTHERS] = others
+    return table
+
+
+def _ours(own: pd.DataFrame, settings: list[str]) -> pd.DataFrame:
+    table = own.assign(method=run_names(own, settings), source=HERE)
+    table[PROTOCOL] = own["protocol"] + ", " + own["data"]
+    table[OTHERS] = ""
+    return table
+
+
+def run_names(own: pd.DataFrame, settings: list[str]) -> list[str]:
+    """``charts.labels``, the method always first."""
+    named = zip(own["method"], labels(own, settings), strict=True)
+    return [name if name.startswith(method) else f"{method}, {name}" for method, name in named]
+
+
+def _numbered(shown: pd.DataFrame) -> dict[str, int]:
+    """Number of each source, in the order in which the rows name them."""
+    others = [source for conflicts in shown["others"] for _, source in conflicts]
+    found = dict.fromkeys([*shown["source"], *others])
+    return {source: number for number, source in enumerate(found, start=1)}
+
+
+def _name(row: Mapping[Any, Any]) -> str:
+    """Name, year, and whether it is unconfirmed."""
+    year = "" if str(row["year"]) in row["method"] else f" {row['year']}"
+    return row["method"] + year + (UNCONFIRMED if row["status"] != CONFIRMED else "")
+
+
+def _extent(scans: int, folds: int) -> str:
+    return f"{scans} scans in {folds} folds"

@@ -1,0 +1,132 @@
+"""From score rows to the numbers of a table, in percent, with what is missing said beside them.
+
+The convention of the field: Dice of an organ is averaged over the scans of a fold, then over the
+folds; the mean of a table is the mean over organs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fsmis.runs.records import RunFolder
+
+MEAN = "mean"
+PERCENT = ["dice", "iou"]
+MILLIMETRES = ["hd95_mm", "assd_mm"]
+DIFFERENCES = ["to paper", "to main"]
+P_VALUES = ["p", "p Holm"]
+SMALLEST_P = 0.001  # that is printed
+
+
+def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
+    """Per-organ table of one run.
+
+    Args:
+        scores: rows of ``scores.csv`` of one run.
+        organs: the organs of the dataset, in the order to show.
+
+    Returns:
+        One row for each organ, then their ``mean``, with columns ``organ``; ``dice`` and ``iou`` in
+        percent, ``hd95_mm`` and ``assd_mm`` (over scans, then folds); ``sd`` of the Dice over scans
+        (NaN for fewer than two); ``scans`` that count; ``undefined`` rows, whose Dice is no number
+        and which count nowhere; ``empty`` rows without distances, as of an empty prediction, which
+        count in Dice alone.
+    """
+    measures = PERCENT + MILLIMETRES
+    frame = scores.assign(**{name: pd.to_numeric(scores[name]) for name in measures})
+    frame[PERCENT] *= 100
+    by_organ = frame.groupby(["organ", "fold"])[measures].mean().groupby("organ").mean()
+    table = by_organ.reindex(organs)
+    dice = frame.groupby("organ")["dice"]
+    table["sd"] = dice.std()
+    table["scans"] = dice.count()
+    table["undefined"] = dice.apply(lambda values: values.isna().sum())
+    table["empty"] = frame.groupby("organ")["hd95_mm"].apply(lambda values: values.isna().sum())
+    table = table.astype(float)
+    by_scan = frame.groupby(["fold", "query_scan"])["dice"].mean()
+    table.loc[MEAN] = table.mean()
+    table.loc[MEAN, "sd"] = by_scan.std()
+    table.loc[MEAN, "scans"] = by_scan.count()
+    table.loc[MEAN, ["undefined", "empty"]] = table.loc[organs, ["undefined", "empty"]].sum()
+    counts = ["scans", "undefined", "empty"]
+    table[counts] = table[counts].fillna(0).astype(int)
+    return table.rename_axis("organ").reset_index()[
+        ["organ", "dice", "sd", "iou", *MILLIMETRES, *counts]
+    ]
+
+
+def completeness(scores: pd.DataFrame, plan: dict[str, Any], states: list[str]) -> str:
+    """How much of a dataset a table covers: ``20/20 scans``, or what it is ``partial`` in.
+
+    Args:
+        scores: rows of one run.
+        plan: ``RunFolder.plan``.
+        states: ``RunFolder.states`` of the plan's cells.
+    """
+    done, failed = states.count("done"), states.count("failed")
+    notes = [f"{done}/{len(states)} scans" + (f" ({failed} failed)" if failed else "")]
+    folds = sorted({cell.fold for cell in plan["cells"]})
+    present = sorted(set(scores["fold"]))
+    if present != folds:
+        named = ", ".join(map(str, present)) or "none"
+        notes.append(f"folds {named} of {len(folds)}")
+    lacking = [organ for organ in plan["organs"] if organ not in set(scores["organ"])]
+    if lacking:
+        notes.append(f"no {', '.join(lacking)}")
+    undefined = int(pd.to_numeric(scores["dice"]).isna().sum())
+    undefined_note = f"; {undefined} undefined Dice left out" if undefined else ""
+    partial = done < len(states) or len(notes) > 1
+    return ("partial: " if partial else "") + ", ".join(notes) + undefined_note
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as text, a dash where there is nothing; counts of trouble that are all 0 left out."""
+
+    def text(column: str, value: Any) -> str:
+        if pd.isna(value):
+            return "–"
+        if not pd.api.types.is_float_dtype(table[column]):
+            return str(value)
+        if column in P_VALUES:
+            return f"{value:.3f}" if value >= SMALLEST_P else f"<{SMALLEST_P}"
+        if column in DIFFERENCES:
+            return f"{value:+.2f}"
+        return f"{value:.1f}" if column in MILLIMETRES else f"{value:.2f}"
+
+    quiet = [name for name in ("undefined", "empty") if name in table and not table[name].any()]
+    table = table.drop(columns=quiet)
+    return pd.DataFrame(
+        {column: [text(column, value) for value in table[column]] for column in table.columns}
+    )
+
+
+def markdown(title: str, table: pd.DataFrame, notes: list[str]) -> str:
+    """A Markdown page of one table."""
+    text = shown(table).replace(r"\|", r"\\|", regex=True)  # a bar would end the column
+    body = text.to_markdown(index=False, disable_numparse=True)
+    return "\n\n".join([f"# {title}", body, *notes]) + "\n"
+
+
+def write_summary(folder: RunFolder) -> tuple[str, pd.DataFrame, list[str], list[Path]]:
+    """Write ``summary.csv`` and ``summary.md`` of a run.
+
+    Returns:
+        Title, table and notes (as ``summarise`` and ``completeness`` have them), and the paths.
+    """
+    plan, scores = folder.plan(), folder.scores()
+    covered = completeness(scores, plan, folder.states(plan["cells"], scores))
+    table = summarise(scores, plan["organs"])
+    skipped = {
+        f"{organ} not scored in scan {cell.query_scan} of fold {cell.fold}: {reason}"
+        for cell in plan["cells"]
+        for organ, reason in folder.read(cell).get("skipped", {}).items()
+    }
+    title = f"{plan['dataset']}, {plan['method']}, {plan['protocol']}"
+    notes = [covered, f"known of the query's true extent: {plan['oracle']}", *sorted(skipped)]
+    labels = {key: plan[key] for key in ("dataset", "method", "variant", "protocol")}
+    labelled = table.assign(**labels, covered=covered)
+    csv = labelled[[*labels, "covered", *table.columns]].to_csv(index=False)
+    paths = [folder.write("summary.csv", csv)]
+    paths.append(folder.write("summary.md", markdown(title, table, notes)))
+    return title, table, notes, paths

@@ -1,0 +1,138 @@
+"""One cell of a run: load two scans, segment the query, score every organ."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from fsmis.data.nifti import write_mask
+from fsmis.datasets import Dataset, Scan
+from fsmis.errors import ScanError, UserError
+from fsmis.methods.base import Match, Method
+from fsmis.metrics import score
+from fsmis.protocol import Episode, Protocol, Split, truth
+from fsmis.runs.records import Cell
+from fsmis.training_scans import TrainingScans
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """A segmented query scan.
+
+    Attributes:
+        episode: what the method saw.
+        query: the same scan with its label.
+        masks: bool [S, H, W] by organ, of the query slices of the organ's task.
+        truths: the true masks, of the same shapes.
+        matches: what each query slice was segmented from, where the method says so.
+        seconds: wall time of the method.
+    """
+
+    episode: Episode
+    query: Scan
+    masks: dict[str, np.ndarray]
+    truths: dict[str, np.ndarray]
+    matches: Mapping[str, list[Match]]
+    seconds: float
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Scores by organ; ``seconds`` is the organ's equal share, so that a sum is the total."""
+        return [
+            {
+                "fold": self.episode.fold,
+                "support_scan": self.episode.support.id,
+                "query_scan": self.query.id,
+                "organ": organ,
+                **score(mask, self.truths[organ], self.query.spacing),
+                "seconds": self.seconds / len(self.masks),
+            }
+            for organ, mask in self.masks.items()
+        ]
+
+    def write(self, path: Path, organs: dict[str, int]) -> None:
+        """Write the predictions as one label map in the query's geometry (NIfTI).
+
+        Where organs overlap, the one with the higher label id stands.
+        """
+        label = np.zeros(self.query.image.shape, np.uint8)
+        for organ in sorted(self.masks, key=lambda organ: organs[organ]):
+            slices = self.episode.organs[organ].query_slices
+            label[slices] = np.where(self.masks[organ], organs[organ], label[slices])
+        write_mask(path, label, self.query.affine)
+
+
+class Evaluation:
+    """Segments query scans with the configured method, which is built when first needed."""
+
+    def __init__(self, method: DictConfig, dataset: Dataset, protocol: Protocol) -> None:
+        self._config = method
+        self._method: Method | None = None
+        self._fitted: int | None = None  # the fold
+        self._dataset = dataset
+        self._protocol = protocol
+        # a support serves all queries of its fold
+        self._load_support: Callable[[str], Scan] = lru_cache(maxsize=1)(dataset.load)
+
+    def build(self) -> Method:
+        """The method, with its weights loaded the first time."""
+        if self._method is None:
+            self._method = instantiate(self._config)
+        return self._method
+
+    def fit(self, fold: int) -> pd.DataFrame | None:
+        """Let the method train for a fold, unless it has for this one.
+
+        Returns:
+            The log of the training; None where there was none.
+
+        Raises:
+            UserError: a scan cannot be read, or none is left to train on.
+        """
+        if self._fitted == fold:
+            return None
+        method = self.build()
+        split = next(s for s in self._protocol.splits(self._dataset) if s.fold == fold)
+        log = method.fit(TrainingScans(self._dataset, split, method.setting))
+        self._fitted = fold
+        return log
+
+    def episode(self, cell: Cell) -> tuple[Scan, Episode]:
+        """One query scan with its label, and what the method gets to see.
+
+        Raises:
+            ScanError: a scan cannot be read.
+        """
+        try:
+            query = self._dataset.load(cell.query_scan)
+            support = self._load_support(cell.support_scan)
+        except UserError as error:
+            raise ScanError(str(error)) from error
+        split = Split(cell.fold, cell.support_scan, [cell.query_scan])
+        return query, self._protocol.episode(self._dataset, split, support, query)
+
+    def segment(self, cell: Cell) -> Segmented:
+        """Segment one query scan.
+
+        Raises:
+            ScanError: a scan cannot be read.
+            KeyError: the method left out an organ.
+        """
+        query, episode = self.episode(cell)
+        labels = self._dataset.organs
+        truths = {
+            organ: truth(query, labels[organ], task) for organ, task in episode.organs.items()
+        }
+        self.fit(cell.fold)
+        method = self.build()
+        start = time.perf_counter()
+        masks = method.segment(episode) if truths else {}
+        seconds = time.perf_counter() - start
+        masks = {organ: masks[organ] for organ in truths}
+        return Segmented(episode, query, masks, truths, method.matches, seconds)
