@@ -35,7 +35,7 @@ def segmenter_config(name: str, **changes: object):
 def build(name: str, **changes: object) -> Sam2:
     """The segmenter of a YAML, with changes."""
     config = OmegaConf.to_container(segmenter_config(name, **changes), resolve=True)
-    assert config.pop("_target_") == "fsmis.segmenters.sam2.Sam2"
+    assert config.pop("_target_") == "fsmis.segmenters.sam2.Sam2" and config.pop("cache")
     return Sam2(**config)
 
 

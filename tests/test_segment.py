@@ -380,7 +380,7 @@ def refused(command: list[str], capsys) -> str:
         (["size=big"], "size=big: "),
         (["figure_slices=0"], "figure_slices=0: choose 1 or more"),
         (["percentiles=[5]"], "percentiles=[5.0]: give two"),
-        (["window=[low,high]"], "window=['low', 'high']"),
+        (["window=[low,high]"], "window[0]=low"),
         (["method=augment_match_prompt", "segmenter.checkpoint=no.pt"], "segmenter.checkpoint=no."),
     ],
 )
