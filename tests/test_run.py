@@ -310,7 +310,8 @@ def test_organ_that_a_scan_lacks_is_left_out_and_said(data: Path, tmp_path: Path
 @pytest.mark.parametrize("method", ["copy_mask", "registration", "augment_match_prompt"])
 def test_single_odd_and_constant_slices(data: Path, tmp_path: Path, method: str) -> None:
     for path in data.iterdir():
-        spoil(path, lambda array: array[7 : 7 + (1 if "_1." in path.name else 2), 20:51, 20:61])
+        depth = 1 if path.name.endswith("_1.nii.gz") else 2
+        spoil(path, lambda array, end=7 + depth: array[7:end, 20:51, 20:61])
     spoil(data / "image_2.nii.gz", lambda image: np.stack([np.full_like(image[0], 7), image[1]]))
     small = ["segmenter.checkpoint=random", "segmenter.image_size=64", "support_set.count=2"]
     overrides = copy_mask(data, tmp_path / "runs", f"method={method}", "device=cpu", *small)
