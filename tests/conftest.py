@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from data_prep.cli import load_source
+from data_prep.prepare import prepare
 from fsmis.phantom import write_phantom
+from fsmis.phantom.raw import write_raw
 
 # runs of tests leave no record but where a test is about it
 os.environ["WANDB_MODE"] = "disabled"
@@ -47,3 +51,20 @@ def phantom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("phantom")
     write_phantom(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def prepared_hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two prepared hearts with their manifest; read only."""
+    root = tmp_path_factory.mktemp("cmr")
+    write_raw("cmr", root / "raw", scans=2, size=64)
+    prepare(load_source("cmr"), root / "raw", root / "out", 1, lambda scan_id, outcome: None)
+    return root / "out"
+
+
+@pytest.fixture
+def hearts(prepared_hearts: Path, tmp_path: Path) -> Path:
+    """A copy without manifest, so that its files may differ."""
+    copy = shutil.copytree(prepared_hearts, tmp_path / "cmr")
+    (copy / "manifest.json").unlink()
+    return copy

@@ -12,32 +12,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from data_prep.cli import load_source
-from data_prep.prepare import prepare
 from fsmis.cli import CONF_DIR
 from fsmis.data.nifti import read_volume, write_mask, write_volume
 from fsmis.data.verify import verify_once
 from fsmis.datasets import Dataset
 from fsmis.errors import UserError
-from fsmis.phantom.raw import write_raw
 from fsmis.runs.variant import settings
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> Path:
-    """Two prepared hearts with their manifest; read only."""
-    root = tmp_path_factory.mktemp("cmr")
-    write_raw("cmr", root / "raw", scans=2, size=64)
-    prepare(load_source("cmr"), root / "raw", root / "out", 1, lambda scan_id, outcome: None)
-    return root / "out"
-
-
-@pytest.fixture
-def folder(prepared, tmp_path) -> Path:
-    """A copy without manifest, so that its files may differ."""
-    copy = shutil.copytree(prepared, tmp_path / "cmr")
-    (copy / "manifest.json").unlink()
-    return copy
 
 
 @pytest.fixture(autouse=True)
@@ -63,35 +43,37 @@ def refusal(dataset: Dataset) -> str:
     return str(caught.value)
 
 
-def test_the_same_files_are_verified_once_wherever_they_lie(prepared, tmp_path, cache, capsys):
-    verify_once(opened(prepared))
+def test_the_same_files_are_verified_once_wherever_they_lie(
+    prepared_hearts, tmp_path, cache, capsys
+):
+    verify_once(opened(prepared_hearts))
     assert "verifying 2 scans of cmr, once" in capsys.readouterr().out
     assert len(list(cache.iterdir())) == 1
-    verify_once(opened(prepared))
-    verify_once(opened(shutil.copytree(prepared, tmp_path / "copy")))
+    verify_once(opened(prepared_hearts))
+    verify_once(opened(shutil.copytree(prepared_hearts, tmp_path / "copy")))
     assert capsys.readouterr().out == ""
 
 
-def test_other_files_and_other_expectations_are_verified_anew(folder, capsys):
-    verify_once(opened(folder))
-    relabel(folder / "label_1.nii.gz", lambda label: np.where(label == 3, 0, label))
-    verify_once(opened(folder))
-    verify_once(opened(folder, expected={"flip_margin": 1.3}))
-    verify_once(opened(folder, expected={"flip_margin": 1.3}))
+def test_other_files_and_other_expectations_are_verified_anew(hearts, capsys):
+    verify_once(opened(hearts))
+    relabel(hearts / "label_1.nii.gz", lambda label: np.where(label == 3, 0, label))
+    verify_once(opened(hearts))
+    verify_once(opened(hearts, expected={"flip_margin": 1.3}))
+    verify_once(opened(hearts, expected={"flip_margin": 1.3}))
     assert capsys.readouterr().out.count("verifying") == 3
 
 
-def test_without_a_cache_it_is_verified_each_time(prepared, tmp_path, monkeypatch, capsys):
+def test_without_a_cache_it_is_verified_each_time(prepared_hearts, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    verify_once(opened(prepared))
-    verify_once(opened(prepared))
+    verify_once(opened(prepared_hearts))
+    verify_once(opened(prepared_hearts))
     assert capsys.readouterr().out.count("verifying") == 2
 
 
-def test_a_scan_that_cannot_be_read_is_left_to_the_run(folder, cache):
-    (folder / "image_2.nii.gz").write_bytes(b"")
-    verify_once(opened(folder))
+def test_a_scan_that_cannot_be_read_is_left_to_the_run(hearts, cache):
+    (hearts / "image_2.nii.gz").write_bytes(b"")
+    verify_once(opened(hearts))
     assert not cache.exists()
 
 
@@ -107,28 +89,28 @@ WRONG = {
 
 
 @pytest.mark.parametrize("key", WRONG)
-def test_what_is_not_expected_is_refused_or_accepted_on_demand(folder, key):
+def test_what_is_not_expected_is_refused_or_accepted_on_demand(hearts, key):
     change, words = WRONG[key]
-    relabel(folder / "label_2.nii.gz", change)
-    message = refusal(opened(folder))
-    for word in (f"{folder / 'label_2.nii.gz'}: ", *words, f"dataset.expected.{key}=null"):
+    relabel(hearts / "label_2.nii.gz", change)
+    message = refusal(opened(hearts))
+    for word in (f"{hearts / 'label_2.nii.gz'}: ", *words, f"dataset.expected.{key}=null"):
         assert word in message
-    verify_once(opened(folder, expected={key: None}))
+    verify_once(opened(hearts, expected={key: None}))
 
 
-def test_several_problems_are_counted(folder):
+def test_several_problems_are_counted(hearts):
     for number in (1, 2):
-        relabel(folder / f"label_{number}.nii.gz", lambda label: label * 0)
-    message = refusal(opened(folder))
+        relabel(hearts / f"label_{number}.nii.gz", lambda label: label * 0)
+    message = refusal(opened(hearts))
     assert "label_1.nii.gz: no scored organ is labelled" in message
-    assert f"(4 more: python -m data_prep.verify {folder})" in message
+    assert f"(4 more: python -m data_prep.verify {hearts})" in message
 
 
-def test_another_spacing_is_refused(folder):
-    for path in folder.glob("*.nii.gz"):
+def test_another_spacing_is_refused(hearts):
+    for path in hearts.glob("*.nii.gz"):
         array, _, affine = read_volume(path)
         write_volume(path, array, affine @ np.diag([1, 1, 1.1, 1]))
-    message = refusal(opened(folder))
+    message = refusal(opened(hearts))
     assert "voxels of 8.789 x 1.25 x 1.25 mm (z, y, x), not 7.99 x 1.25 x 1.25" in message
 
 
@@ -143,15 +125,15 @@ def test_a_ct_without_its_window_is_refused(tmp_path):
     assert "intensities from -1000 to 1500, but -125 to 275 HU become 0 to 255" in message
 
 
-def test_label_ids_of_another_dataset_are_refused(folder):
+def test_label_ids_of_another_dataset_are_refused(hearts):
     for number in (1, 2):
-        relabel(folder / f"label_{number}.nii.gz", lambda label: np.where(label == 3, 0, label))
-    message = refusal(opened(folder))
-    assert f"{folder}: no scan has RV, label id 3 of cmr" in message and "another" in message
+        relabel(hearts / f"label_{number}.nii.gz", lambda label: np.where(label == 3, 0, label))
+    message = refusal(opened(hearts))
+    assert f"{hearts}: no scan has RV, label id 3 of cmr" in message and "another" in message
 
 
-def test_a_file_changed_since_its_preparation_is_refused(prepared, tmp_path):
-    folder = shutil.copytree(prepared, tmp_path / "changed")
+def test_a_file_changed_since_its_preparation_is_refused(prepared_hearts, tmp_path):
+    folder = shutil.copytree(prepared_hearts, tmp_path / "changed")
     relabel(folder / "label_1.nii.gz", lambda label: np.where(label == 3, 0, label))
     message = refusal(opened(folder))
     assert message.startswith(f"{folder / 'label_1.nii.gz'}: changed or removed")
@@ -164,21 +146,21 @@ def test_the_published_chaos_scans_pass_in_their_read_only_folder(chaos_root, ca
     assert len(list(cache.iterdir())) == 1
 
 
-def test_a_run_verifies_its_data_first(folder, tmp_path):
-    relabel(folder / "label_2.nii.gz", lambda label: np.flip(label, 1))
-    options = ["dataset=cmr", f"dataset.root={folder}", "dataset.fold_starts=2"]
+def test_a_run_verifies_its_data_first(hearts, tmp_path):
+    relabel(hearts / "label_2.nii.gz", lambda label: np.flip(label, 1))
+    options = ["dataset=cmr", f"dataset.root={hearts}", "dataset.fold_starts=2"]
     options += ["method=copy_mask", f"results_dir={tmp_path / 'runs'}"]
     done = subprocess.run(
         [sys.executable, "-m", "fsmis.run", *options], capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: {folder / 'label_2.nii.gz'}: the label fits its image")
+    assert done.stderr.startswith(f"error: {hearts / 'label_2.nii.gz'}: the label fits its image")
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_unknown_expectation_fails(folder):
+def test_an_unknown_expectation_fails(hearts):
     with pytest.raises(InstantiationException, match="spacings"):
-        opened(folder, expected={"spacings": [1]})
+        opened(hearts, expected={"spacings": [1]})
 
 
 def test_expectations_do_not_change_what_a_run_is():
