@@ -75,6 +75,16 @@ class Episode:
     organs: dict[str, OrganTask]
     skipped: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def query_slices(self) -> np.ndarray:
+        """Positions in the query scan that some organ asks for, int, ascending."""
+        return np.unique(np.concatenate([task.query_slices for task in self.organs.values()]))
+
+    @property
+    def support_slices(self) -> np.ndarray:
+        """Positions in the support scan that are labelled for some organ, int, ascending."""
+        return np.unique(np.concatenate([task.support_slices for task in self.organs.values()]))
+
 
 class Protocol:
     """Folds and episodes of one variant.

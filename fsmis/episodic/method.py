@@ -45,9 +45,7 @@ class EpisodicMethod(Method):
         """See ``Method.segment``."""
         if self._network is None:
             raise UserError(f"{type(self).__name__} is trained: python -m fsmis.run does that")
-        tasks = episode.organs.values()
-        supports = np.unique(np.concatenate([task.support_slices for task in tasks]))
-        queries = np.unique(np.concatenate([task.query_slices for task in tasks]))
+        supports, queries = episode.support_slices, episode.query_slices
         support = self._encode(self._network, episode.support.image[supports])
         query = self._encode(self._network, episode.query.image[queries])
         segmented = {}

@@ -31,9 +31,7 @@ class EncodedEpisode:
     @classmethod
     def encode(cls, segmenter: Sam2, episode: Episode) -> EncodedEpisode:
         """Pass the episode's distinct slices through the segmenter's encoder."""
-        tasks = episode.organs.values()
-        query = np.unique(np.concatenate([task.query_slices for task in tasks]))
-        support = np.unique(np.concatenate([task.support_slices for task in tasks]))
+        query, support = episode.query_slices, episode.support_slices
         return cls(
             segmenter.encode(episode.query.image[query]),
             segmenter.encode(episode.support.image[support]),

@@ -81,7 +81,7 @@ class AugmentMatchPrompt(Method):
         self.largest_component = largest_component
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
-        slices = np.unique(np.concatenate([t.query_slices for t in episode.organs.values()]))
+        slices = episode.query_slices
         query_images = episode.query.image[slices]
         queries = self.segmenter.encode(query_images)
         copies = self._match_slices(episode, slices, queries)
