@@ -8,6 +8,7 @@ ARGS ?=  # more Hydra overrides, e.g. ARGS="segmenter=sam2.1_tiny device=cuda"
 
 PY := .venv/bin/python
 PHANTOM := $(filter phantom,$(DATA))
+NAME := $(strip $(DATASET))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench doctor \
@@ -89,12 +90,12 @@ reproduce-cmr: setup  ## the same for CMR
 	$(call reproduce,cmr,cmr)
 
 baselines: setup  ## every method on one dataset beside published rows, two at a time: DATASET=, DATA=, RAW=, ARGS=
-	$(call prepare,$(firstword $(subst _, ,$(strip $(DATASET)))),$(strip $(DATASET)))
-	$(PY) -m fsmis.run -m experiment=main_results hydra/launcher=joblib dataset=$(strip $(DATASET)) \
-	    dataset.root=$(call root,$(strip $(DATASET))) results_dir=$(strip $(RESULTS)) \
+	$(call prepare,$(firstword $(subst _, ,$(NAME))),$(NAME))
+	$(PY) -m fsmis.run -m experiment=main_results hydra/launcher=joblib dataset=$(NAME) \
+	    dataset.root=$(call root,$(NAME)) results_dir=$(strip $(RESULTS)) \
 	    $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
-	$(PY) -m experiments.main_results $(strip $(RESULTS)) --dataset $(strip $(DATASET)) \
-	    dataset.root=$(call root,$(strip $(DATASET))) $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
-	$(PY) -m fsmis.report $(strip $(RESULTS))/$(strip $(DATASET))
+	$(PY) -m experiments.main_results $(strip $(RESULTS)) --dataset $(NAME) \
+	    dataset.root=$(call root,$(NAME)) $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
+	$(PY) -m fsmis.report $(strip $(RESULTS))/$(NAME)
 
 reproduce-all: reproduce-chaos reproduce-synapse reproduce-cmr  ## all three, from data/

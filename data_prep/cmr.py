@@ -65,7 +65,7 @@ class Cmr(Source):
                 "no patient<N>_C0.nii.gz with patient<N>_C0_manual.nii.gz in it; get the bSSFP "
                 "(C0) scans of MS-CMRSeg 2019"
             )
-        return {scan_id: tuple(files) for scan_id, files in pairs.items()}
+        return pairs
 
     def prepare(self, files: Sequence[Path]) -> PreparedScan:
         image_path, label_path = complete_pair(files, LABEL)

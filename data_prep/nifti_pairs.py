@@ -9,7 +9,9 @@ import numpy as np
 from fsmis.errors import UserError
 
 
-def find_pairs(root: Path, image: re.Pattern[str], label: re.Pattern[str]) -> dict[str, list[Path]]:
+def find_pairs(
+    root: Path, image: re.Pattern[str], label: re.Pattern[str]
+) -> dict[str, tuple[Path, ...]]:
     """Image and label files anywhere below a folder, by the number in their names.
 
     Args:
@@ -31,7 +33,7 @@ def find_pairs(root: Path, image: re.Pattern[str], label: re.Pattern[str]) -> di
                 other = pair.setdefault(pattern is label, path)
                 if other != path:
                     raise UserError(f"{path}: the same scan as {other}; remove one of them")
-    return {i: [pair[key] for key in sorted(pair)] for i, pair in found.items()}
+    return {i: tuple(pair[key] for key in sorted(pair)) for i, pair in found.items()}
 
 
 def complete_pair(files: Sequence[Path], label: re.Pattern[str]) -> tuple[Path, Path]:

@@ -71,7 +71,7 @@ class Synapse(Source):
         pairs = find_pairs(root, IMAGE, LABEL)
         if not pairs:
             raise UserError(f"no img/img0001.nii.gz and label/label0001.nii.gz in it; {RIGHT_FILE}")
-        return {scan_id: tuple(files) for scan_id, files in pairs.items()}
+        return pairs
 
     def prepare(self, files: Sequence[Path]) -> PreparedScan:
         image_path, label_path = complete_pair(files, LABEL)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fsmis.batches import batches
 from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.sam2 import Sam2
 
@@ -49,8 +50,8 @@ def segment_prompted(
         [
             segmenter.memorise(copies[copy], mask)
             for copy, mask in zip(
-                _batches(prompts.memory_copy, batch),
-                _batches(prompts.memory_mask, batch),
+                batches(prompts.memory_copy, batch),
+                batches(prompts.memory_mask, batch),
                 strict=True,
             )
         ]
@@ -60,7 +61,7 @@ def segment_prompted(
     rows_of_step = [
         rows
         for count in np.unique(counts)  # the rows of a step have equally many memories
-        for rows in _batches(np.flatnonzero(counts == count), batch)
+        for rows in batches(np.flatnonzero(counts == count), batch)
     ]
     logits = []
     for rows in rows_of_step:
@@ -70,7 +71,3 @@ def segment_prompted(
         logits.append(segmenter.segment(queries[prompts.row_query[rows]], memories, size))
     in_order = np.argsort(np.concatenate(rows_of_step))
     return torch.cat(logits).cpu().numpy()[in_order]
-
-
-def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

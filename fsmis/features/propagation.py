@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fsmis.batches import batches
 from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.sam2 import Sam2
 
@@ -31,8 +32,7 @@ def propagate(
     logits: dict[int, Tensor] = {}
     for length in np.unique(lengths):
         alike = np.flatnonzero(lengths == length)
-        for start in range(0, len(alike), segmenter.batch_size):
-            batch = alike[start : start + segmenter.batch_size]
+        for batch in batches(alike, segmenter.batch_size):
             frames = np.stack([videos[video] for video in batch], axis=1)
             found = _propagate_batch(segmenter, features, frames, support[batch], size)
             logits |= dict(zip(batch.tolist(), found.unbind(1), strict=True))

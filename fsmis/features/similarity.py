@@ -11,8 +11,7 @@ from scipy.ndimage import label
 from torch import Tensor
 
 from fsmis.features.prototypes import cosine_logits, masked_average
-
-BACKGROUND, FOREGROUND, UPPER_LEFT, LOWER_RIGHT = 0, 1, 2, 3  # SAM's labels
+from fsmis.segmenters.point_labels import BACKGROUND, FOREGROUND, LOWER_RIGHT, UPPER_LEFT
 
 
 def similarity(support: Tensor, foreground: Tensor, query: Tensor, side: int) -> Tensor:

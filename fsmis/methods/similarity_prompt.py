@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fsmis.batches import batches
 from fsmis.features.encoded_episode import EncodedEpisode, support_of_each_slice
 from fsmis.features.prototypes import on_grid
 from fsmis.features.similarity import box_of_masks, similarity
@@ -54,8 +55,8 @@ class SimilarityPrompt(Method):
             logits = [
                 self._answer(support[part], given[part], encoded.queries[rows])
                 for part, rows in zip(
-                    _batches(task.part, batch),
-                    _batches(encoded.query_rows(task), batch),
+                    batches(task.part, batch),
+                    batches(encoded.query_rows(task), batch),
                     strict=True,
                 )
             ]
@@ -95,7 +96,3 @@ class SimilarityPrompt(Method):
                 queries, coordinates, labels, previous
             )
         return gated(mask, object_score)
-
-
-def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

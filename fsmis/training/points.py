@@ -3,7 +3,14 @@
 import torch
 from torch import Generator, Tensor
 
-BACKGROUND, FOREGROUND, UPPER_LEFT, LOWER_RIGHT, NO_POINT = 0, 1, 2, 3, -1  # SAM's labels
+from fsmis.segmenters.point_labels import (
+    BACKGROUND,
+    FOREGROUND,
+    LOWER_RIGHT,
+    NO_POINT,
+    UPPER_LEFT,
+)
+
 JITTER = 0.1  # of the box's side, the deviation of each of its corners
 
 
