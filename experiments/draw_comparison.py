@@ -85,6 +85,34 @@ def curve(comparison: Comparison, label: str) -> Figure:
     return figure
 
 
+def lines(comparison: Comparison, along: str, group: str, label: str) -> Figure:
+    """Mean Dice with its interval as a band against a number, a line for each group.
+
+    Args:
+        comparison: the runs.
+        along: column of the numbers, which lie apart as powers of two do.
+        group: column of what is told apart.
+        label: of the horizontal axis.
+    """
+    frame = comparison.frame.astype({along: float}).sort_values(along)
+    with style.context([COLOURS, SMALL]):
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axis = figure.subplots()
+        found = frame.groupby(group, sort=False)
+        for (name, rows), marker in zip(found, cycle(MARKERS), strict=False):
+            (line,) = axis.plot(rows[along], rows[MEAN], marker=marker, ms=5, label=name)
+            axis.fill_between(
+                rows[along], rows["low"], rows["high"], color=line.get_color(), alpha=0.1, lw=0
+            )
+        ticks = sorted(frame[along].unique())
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_xlabel(label)
+        axis.set_ylabel("Dice %, mean over organs; band: 95 % interval")
+        axis.legend()
+    return figure
+
+
 def groups(comparison: Comparison, along: str, group: str) -> Figure:
     """Mean Dice with its interval at each place of an axis, told apart by colour and marker.
 

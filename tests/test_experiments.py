@@ -16,9 +16,11 @@ from omegaconf import open_dict
 from experiments import (
     ablation_augmentation_count,
     ablation_augmentation_kind,
+    ablation_count_and_matcher,
     ablation_matcher,
     ablation_model_size,
     ablation_protocol,
+    ablation_test_time,
     main_results,
     qualitative,
     support_set_and_matching,
@@ -137,6 +139,8 @@ def test_a_run_serves_every_table_that_needs_it(
         (ablation_matcher, SMALL, "matcher=", "encoder_features"),
         (ablation_augmentation_kind, SMALL, "support_set.kind=", "both"),
         (ablation_model_size, SMALL, "segmenter=", "sam2_mini"),
+        (ablation_count_and_matcher, SMALL, "matcher=", "encoder_features"),
+        (ablation_test_time, SMALL, "test_time=", "default"),
         (main_results, SMALL, "method=", "augment_match_prompt"),
         (ablation_augmentation_count, numbers, "support_set.per_query_slice=", "1"),
     ):

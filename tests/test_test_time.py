@@ -205,4 +205,7 @@ def test_ablation_switches_what_it_names():
         }
     assert switched.pop("none") == set()
     assert switched.pop("memories_and_volume_pass") == {"memories", "volume_pass"}
+    default = switched.pop("default")
+    assert default == {"memories", "volume_pass", "largest_component"}
+    assert switched.pop("default_and_flip") == default | {"flip"}
     assert switched == {choice: {choice} for choice in switched}
