@@ -86,7 +86,9 @@ def curve(comparison: Comparison, label: str) -> Figure:
 
 
 def lines(comparison: Comparison, along: str, group: str, label: str) -> Figure:
-    """Mean Dice with its interval as a band against a number, a line for each group.
+    """Mean Dice against a number, a line for each group.
+
+    Without intervals: those of the same patients cover each other, the table has them.
 
     Args:
         comparison: the runs.
@@ -100,15 +102,12 @@ def lines(comparison: Comparison, along: str, group: str, label: str) -> Figure:
         axis = figure.subplots()
         found = frame.groupby(group, sort=False)
         for (name, rows), marker in zip(found, cycle(MARKERS), strict=False):
-            (line,) = axis.plot(rows[along], rows[MEAN], marker=marker, ms=5, label=name)
-            axis.fill_between(
-                rows[along], rows["low"], rows["high"], color=line.get_color(), alpha=0.1, lw=0
-            )
+            axis.plot(rows[along], rows[MEAN], marker=marker, ms=5, label=name)
         ticks = sorted(frame[along].unique())
         axis.set_xscale("log", base=2)
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.set_xlabel(label)
-        axis.set_ylabel("Dice %, mean over organs; band: 95 % interval")
+        axis.set_ylabel("Dice %, mean over organs")
         axis.legend()
     return figure
 

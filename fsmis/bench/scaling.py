@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from fsmis.bench.measure import Way, clock
 from fsmis.bench.ways import Perceptual, TwoFrame
 from fsmis.bench.workload import Workload
 
+TICKS = (1, 2, 5)  # of each power of ten
 AXES = {
     "query slices": "two-frame step",
     "organs": "two-frame step",
@@ -61,6 +63,8 @@ def draw_scaling(frame: pd.DataFrame, title: str) -> Figure:
         values = sorted(points["value"].unique())
         panel.set(title=stage, xlabel=axis, ylabel="seconds", xscale="log", yscale="log")
         panel.set_xticks(values, [str(value) for value in values])
+        panel.yaxis.set_major_locator(LogLocator(subs=TICKS))
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
         panel.legend(fontsize="small")
     return figure
