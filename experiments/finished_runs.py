@@ -6,7 +6,6 @@ by what identifies it (method, protocol, dataset, seed, weights, scoring code, s
 done, whichever command made it and for whichever table.
 """
 
-import itertools
 import json
 import shlex
 from collections.abc import Sequence
@@ -16,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
 from fsmis.reporting.tables import completeness
+from fsmis.runs.jobs import Job, compose_jobs
 from fsmis.runs.records import RunFolder
 from fsmis.runs.variant import configured
 
@@ -57,23 +54,11 @@ class Experiment:
     """
 
     def __init__(self, name: str, overrides: Sequence[str] = ()) -> None:
-        self.name = name
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            sweep = self._composed([]).hydra.sweeper.params or {}
-            words = [*(f"{key}={values}" for key, values in sweep.items()), *overrides]
-            parsed = OverridesParser.create().parse_overrides(words)
-            last = {override.get_key_element(): override for override in parsed}
-            swept = {
-                key: list(override.sweep_string_iterator())
-                if override.is_sweep_override()
-                else [override.get_value_element_as_str()]
-                for key, override in last.items()
-                if override.is_sweep_override() or key in sweep
-            }
-            self._shared = [str(o.input_line) for key, o in last.items() if key not in swept]
-            self.base = self._planned({})
-            combinations = itertools.product(*swept.values())
-            self.runs = [self._planned(dict(zip(swept, c, strict=True))) for c in combinations]
+        jobs = compose_jobs([f"experiment={name}", *overrides], multirun=True)
+        self.runs = [_planned(job) for job in jobs]
+        self._shared = jobs[0].shared
+        (base,) = compose_jobs(self._shared, multirun=False)
+        self.base = _planned(base)
 
     def command(self, runs: Sequence[PlannedRun], results: Path, *more: str) -> str:
         """The command that makes some of the runs; it leaves what is done as it is."""
@@ -82,19 +67,13 @@ class Experiment:
             for key, value in run.values.items():
                 values.setdefault(key, {})[value] = None
         swept = [f"{key}={','.join(found)}" for key, found in values.items()]
-        words = [f"experiment={self.name}", *self._shared, *more, *swept]
+        words = [*self._shared, *more, *swept]
         return shlex.join(["python", "-m", "fsmis.run", "-m", *words, f"results_dir={results}"])
 
-    def _planned(self, values: dict[str, str]) -> PlannedRun:
-        config = self._composed([*self._shared, *(f"{key}={v}" for key, v in values.items())])
-        method = config.hydra.runtime.choices["method"]
-        with open_dict(config):
-            del config["hydra"]
-        return PlannedRun(values, method, json.loads(json.dumps(configured(config))))
 
-    def _composed(self, overrides: list[str]) -> DictConfig:
-        words = [f"experiment={self.name}", *overrides]
-        return compose("config", words, return_hydra_config=True)
+def _planned(job: Job) -> PlannedRun:
+    identity = json.loads(json.dumps(configured(job.cfg)))
+    return PlannedRun(job.values, job.choices["method"], identity)
 
 
 @dataclass(frozen=True, eq=False)

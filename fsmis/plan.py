@@ -1,21 +1,25 @@
 """What a command would do, and how long it may take: ``python -m fsmis.plan [-m] key=value ...``.
 
-Takes the arguments of fsmis.run. Counts the scans of each run, those that are done, and the images
-that go through the segmenter's encoder (at most); writes nothing. Times are those that finished
-scans of the same run took, wherever they ran; --measure segments a scan of each run that has none.
+Takes the arguments of fsmis.run. Counts the scans of each run, those that are done, the images that
+go through the segmenter's encoder (at most), and the trainings to do; writes nothing. Times are
+those that finished scans of the same run, and trainings of the same settings, took, wherever they
+ran; --measure segments a scan of each run that has none, and trains nothing.
 """
 
 import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fsmis.cli import command_line
+from fsmis.episodic.method import EpisodicMethod
+from fsmis.episodic.planned import DEFAULT_STEP_S, PlannedFold, PlannedTraining
 from fsmis.errors import ScanError
 from fsmis.methods.augment_match_prompt import served_slices
 from fsmis.run import Run
@@ -36,6 +40,8 @@ class Plan:
         requested: scans asked for, each in its fold.
         pending: those to compute, less those that an earlier run of the sweep computes.
         images: of the pending scans, for the segmenter's encoder, at most.
+        trainings: those that the pending scans need, less those that an earlier run of the sweep
+            does.
         seconds: wall time of each scan of this run that was timed.
         hosts: machines on which they were.
     """
@@ -44,6 +50,7 @@ class Plan:
     requested: int
     pending: int
     images: int
+    trainings: Sequence[PlannedFold]
     seconds: Sequence[float]
     hosts: frozenset[str]
 
@@ -52,7 +59,9 @@ class Plan:
         """Seconds for one process to do it; None where no scan was timed."""
         if not self.pending:
             return 0.0
-        return self.pending * median(self.seconds) if self.seconds else None
+        if not self.seconds:
+            return None
+        return self.pending * median(self.seconds) + sum(fold.seconds for fold in self.trainings)
 
 
 class Planner:
@@ -65,6 +74,7 @@ class Planner:
     def __init__(self, measure: bool) -> None:
         self._measure = measure
         self._planned: set[tuple[str, Cell]] = set()
+        self._trained: set[Path] = set()  # folders of trainings
         # query slices that each support slice serves, by what decides it
         self._served: dict[tuple[str, Cell], dict[int, list[int]]] = {}
 
@@ -75,15 +85,36 @@ class Planner:
             UserError: bad settings or data.
         """
         run = Run(job.cfg, job.choices)
+        if "training" in run.cfg.method:  # from here on, its identity being known
+            self._stand_in(run.cfg.method.training)
         folder = run.folder
         pending = [cell for cell in run.pending() if (str(folder.path), cell) not in self._planned]
         self._planned |= {(str(folder.path), cell) for cell in pending}
+        trainings = self._trainings(run, pending)
         timed = [r for r in map(folder.read, folder.done(run.every)) if "wall_seconds" in r]
         seconds, hosts = [r["wall_seconds"] for r in timed], {r["host"] for r in timed}
         if self._measure and pending and not seconds:
             seconds, hosts = [_measured(run, pending[0])], {author()["host"]}
         images = sum(self._images(run, cell) for cell in pending)
-        return Plan(job.name, len(run.requested), len(pending), images, seconds, frozenset(hosts))
+        counts = len(run.requested), len(pending), images
+        return Plan(job.name, *counts, trainings, seconds, frozenset(hosts))
+
+    def _stand_in(self, training: DictConfig) -> None:
+        training._target_ = f"{PlannedTraining.__module__}.{PlannedTraining.__qualname__}"
+        if not self._measure:  # where plans are made, there may be no other device
+            training.device = "cpu"
+
+    def _trainings(self, run: Run, pending: Sequence[Cell]) -> list[PlannedFold]:
+        if "training" not in run.cfg.method:
+            return []
+        method = run.evaluation.build()
+        assert isinstance(method, EpisodicMethod) and isinstance(method.training, PlannedTraining)
+        for fold in sorted({cell.fold for cell in pending}):
+            run.evaluation.fit(fold)
+        folds = method.training.folds
+        unplanned = [fold for path, fold in folds.items() if path not in self._trained]
+        self._trained |= folds.keys()
+        return unplanned
 
     def _images(self, run: Run, cell: Cell) -> int:
         if "segmenter" not in run.cfg.method:
@@ -102,7 +133,7 @@ class Planner:
 def _measured(run: Run, cell: Cell) -> float:
     """Seconds to segment and score a scan here, as ``Run.compute`` notes them."""
     limit_threads(run.cfg.threads)
-    run.evaluation.build()
+    run.evaluation.fit(cell.fold)
     start = time.perf_counter()
     run.evaluation.segment(cell).rows()
     return time.perf_counter() - start
@@ -112,19 +143,19 @@ def show(plans: list[Plan]) -> None:
     """Print a row for each run, and what the times rest on."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("run", overflow="fold")
-    for column in ("scans", "done", "to do", "encoder images", "time"):
+    for column in ("scans", "done", "to do", "encoder images", "trainings", "time"):
         table.add_column(column, justify="right")
-    for plan in plans:
-        counts = (plan.requested, plan.requested - plan.pending, plan.pending, plan.images)
-        table.add_row(plan.name or "this run", *map(str, counts), duration(plan.expected))
+    counts = [
+        (p.requested, p.requested - p.pending, p.pending, p.images, len(p.trainings)) for p in plans
+    ]
+    for plan, row in zip(plans, counts, strict=True):
+        table.add_row(plan.name or "this run", *map(str, row), duration(plan.expected))
     known = [plan.expected for plan in plans if plan.expected is not None]
     if len(plans) > 1:
         table.add_section()
-        requested = sum(plan.requested for plan in plans)
-        pending, images = sum(p.pending for p in plans), sum(p.images for p in plans)
-        counts = (requested, requested - pending, pending, images)
+        totals = map(sum, zip(*counts, strict=True))
         total = duration(sum(known) if len(known) == len(plans) else None)
-        table.add_row(f"all {len(plans)} runs", *map(str, counts), total)
+        table.add_row(f"all {len(plans)} runs", *map(str, totals), total)
     console.print(table)
     timed = [plan for plan in plans if plan.pending and plan.seconds]
     if timed:
@@ -132,13 +163,26 @@ def show(plans: list[Plan]) -> None:
         hosts = ", ".join(sorted(frozenset().union(*(plan.hosts for plan in timed))))
         console.print(
             f"time: scans to do x median of {count} scans timed on {hosts}, one process at a time, "
-            "without loading weights or training"
+            "without loading weights"
         )
+    show_trainings([fold for plan in plans for fold in plan.trainings])
     if len(known) < len(plans):
         console.print(
             f"time of {len(plans) - len(known)} of {len(plans)} runs unknown: none of their scans "
             "has been timed; --measure segments one of each"
         )
+
+
+def show_trainings(folds: list[PlannedFold]) -> None:
+    """Print how long trainings take in all, and what that rests on."""
+    timed, others = [f for f in folds if f.timed], [f for f in folds if not f.timed]
+    hosts = ", ".join(sorted(frozenset().union(*(fold.hosts for fold in timed))))
+    like = f"median of finished trainings of the same settings, timed on {hosts}"
+    default = f"{DEFAULT_STEP_S:g} s, as of the default settings on one CPU core (none was timed)"
+    for some, basis in ((timed, like), (others, default)):
+        if some:
+            steps, seconds = sum(fold.steps for fold in some), sum(fold.seconds for fold in some)
+            console.print(f"training: {duration(seconds)}, {steps} steps x {basis}")
 
 
 def duration(seconds: float | None) -> str:

@@ -124,7 +124,6 @@ class Run:
         Raises:
             UserError: something other than a scan, to be mended first.
         """
-        start = time.perf_counter()
         # what an earlier computation left must not pass for this one's
         record = self.folder.begin(cell, now())
         self._figure(cell).unlink(missing_ok=True)
@@ -133,6 +132,7 @@ class Run:
                 log = self.evaluation.fit(cell.fold)
                 if log is not None:
                     write_training(self.folder.path / "training", cell.fold, log)
+                start = time.perf_counter()  # a training is timed in its own folder
                 segmented = self.evaluation.segment(cell)
                 if self.cfg.save_predictions:
                     segmented.write(self._prediction(cell), self.dataset.organs)

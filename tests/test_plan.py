@@ -3,18 +3,22 @@
 import shutil
 import sys
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from fsmis.data.nifti import read_volume, write_volume
+from fsmis.episodic.planned import DEFAULT_STEP_S, PlannedFold
 from fsmis.plan import Plan, Planner, duration, main, show
 from fsmis.run import Run, execute
 from fsmis.runs.encoder_images import encoder_images
 from fsmis.runs.jobs import compose_jobs
 from fsmis.segmenters.sam2 import Sam2
 
+SMALL = ["device=cpu", "method.training.image_size=32", "method.training.supervoxels.min_size=10"]
+TINY = {"copy_mask": [], "panet": [*SMALL, "method.training.schedule={steps:3,pairs:1,classes:1}"]}
 RANDOM = ["segmenter.checkpoint=random", "segmenter.image_size=64", "device=cpu"]
 
 
@@ -53,10 +57,30 @@ def test_counts_and_time_of_a_run_before_half_way_and_after(data: Path, tmp_path
     assert after.pending == 0 and after.expected == 0
 
 
-def test_measuring_writes_nothing(data: Path, tmp_path: Path) -> None:
-    (plan,) = planned(where(data, tmp_path, "method=copy_mask"), measure=True)
-    assert len(plan.seconds) == 1 and plan.expected == 4 * plan.seconds[0]
+@pytest.mark.parametrize(("method", "trainings"), [("copy_mask", 0), ("panet", 2)])
+def test_measuring_writes_nothing(data: Path, tmp_path: Path, method: str, trainings: int) -> None:
+    (plan,) = planned(where(data, tmp_path, f"method={method}", *TINY[method]), measure=True)
+    assert len(plan.seconds) == 1 and len(plan.trainings) == trainings
+    assert plan.expected == 4 * plan.seconds[0] + sum(fold.seconds for fold in plan.trainings)
     assert not (tmp_path / "runs").exists()
+
+
+def test_trainings_to_do_are_counted_and_timed(data: Path, tmp_path: Path) -> None:
+    panet = where(data, tmp_path, "method=panet", *TINY["panet"])
+    (before,) = planned(panet)
+    assert [fold.seconds for fold in before.trainings] == [3 * DEFAULT_STEP_S] * 2
+    (job,) = compose_jobs([*panet, "protocol.fold=0"], False)
+    assert execute(job.cfg, job.choices) == 0
+    (half,) = planned(panet)
+    (fold,) = half.trainings
+    assert (fold.steps, len(fold.timed), fold.hosts) == (3, 1, half.hosts)
+    assert fold.seconds == 3 * fold.timed[0] > 0
+    assert half.expected == half.pending * median(half.seconds) + fold.seconds
+    # runs that differ in evaluation share a training, of other settings none was timed
+    shared = planned([*panet, "protocol.n_parts=3,1"], True)
+    assert [(plan.pending, len(plan.trainings)) for plan in shared] == [(2, 1), (4, 0)]
+    (other,) = planned([*panet, "method.training.schedule.pairs=2"])
+    assert [fold.timed for fold in other.trainings] == [()] * 2
 
 
 @pytest.mark.parametrize(("matcher", "flip"), [("encoder_features", False), ("ncc", True)])
@@ -101,8 +125,10 @@ def test_sweep_is_composed_as_hydra_does(data: Path, tmp_path: Path) -> None:
     ]
     assert [job.choices["method"] for job in jobs] == ["copy_mask"] * 2 + ["registration"] * 2
     assert [job.cfg.seed for job in jobs] == [0, 1] * 2
-    experiment = compose_jobs([*base, "experiment=ablation_matcher", "seed=3"], True)
+    experiment = compose_jobs([*base, "experiment=ablation_matcher", "seed=4", "seed=3"], True)
     assert len(experiment) > 1 and all(job.cfg.seed == 3 for job in experiment)
+    globbed = compose_jobs([*base, "method=glob(panet*)"], True)
+    assert [job.values for job in globbed] == [{"method": "panet"}, {"method": "panet_frozen"}]
 
 
 def test_scans_that_runs_of_a_sweep_share_count_once(data: Path, tmp_path: Path) -> None:
@@ -124,17 +150,21 @@ def test_damaged_scan_is_said_and_the_others_counted(data: Path, tmp_path: Path,
 
 
 def test_table_says_what_times_rest_on(capsys) -> None:
+    timed = PlannedFold(10, (1.0, 3.0, 2.0), frozenset({"node2"}))
+    untimed = PlannedFold(200, (), frozenset())
     plans = [
-        Plan("seed=0", 4, 2, 10, [30.0, 50.0, 40.0], frozenset({"node1"})),
-        Plan("seed=1", 4, 4, 20, [], frozenset()),
-        Plan("seed=2", 4, 0, 0, [], frozenset()),
+        Plan("seed=0", 4, 2, 10, [timed], [30.0, 50.0, 40.0], frozenset({"node1"})),
+        Plan("seed=1", 4, 4, 20, [untimed], [], frozenset()),
+        Plan("seed=2", 4, 0, 0, [], [], frozenset()),
     ]
     show(plans)
     text = capsys.readouterr().out
-    assert "80 s" in text and "median of 3 scans timed on node1" in text
+    assert "2 min" in text and "median of 3 scans timed on node1" in text
+    assert "training: 20 s, 10 steps x median of finished trainings" in text and "node2" in text
+    assert f"training: 3 min, 200 steps x {DEFAULT_STEP_S:g} s" in text
     assert "time of 1 of 3 runs unknown" in text
     total = next(line for line in text.splitlines() if "all 3 runs" in line)
-    assert total.split()[-5:] == ["12", "6", "6", "30", "?"]
+    assert total.split()[-6:] == ["12", "6", "6", "30", "2", "?"]
     assert [duration(s) for s in (0.0, 600.0, 7200.0)] == ["0 s", "10 min", "2.0 h"]
 
 
@@ -144,6 +174,8 @@ def test_table_says_what_times_rest_on(capsys) -> None:
         (["seed=0,1"], "add --multirun"),
         (["-m", "shard=5/4"], "shard=5/4: give i/n"),
         (["sed=1"], "Could not override 'sed'"),
+        (["-m", "seed=range(0)"], "a sweep of no jobs"),
+        (["-m", "seed=interval(0,1)"], "does not support sweep type"),
     ],
 )
 def test_bad_settings_are_one_line(

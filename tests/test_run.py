@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from gated import stopped_at_gate
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
@@ -135,29 +135,30 @@ def test_resume_gives_the_same_scores_as_one_go(small_root: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
+    ("number", "code", "state"),
+    [
+        (signal.SIGKILL, -9, "running"),
+        (signal.SIGTERM, 143, "interrupted"),
+        (signal.SIGINT, 130, "interrupted"),
+    ],
 )
 def test_stopped_run_is_finished_by_the_same_command(
-    phantom_root: Path, tmp_path: Path, number: signal.Signals, code: int
+    small_root: Path, tmp_path: Path, number: signal.Signals, code: int, state: str
 ) -> None:
     results = tmp_path / "runs"
-    overrides = copy_mask(phantom_root, results)
-    process = subprocess.Popen(
-        command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and not states(results).count("done"):
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate()
+    gated = ["method._target_=gated.GatedMethod", f"+method.folder={tmp_path}", "+method.at='2'"]
+    overrides = copy_mask(small_root, results, *gated)
+    with stopped_at_gate(command(*overrides), tmp_path) as process:
+        process.send_signal(number)
+        printed, _ = process.communicate()
     assert process.returncode == code
     if number != signal.SIGKILL:
-        assert "the same command resumes" in errors and "Traceback" not in errors
-    before, stopped = cells(results), states(results)
-    assert 1 <= stopped.count("done") < 4
-    assert stopped[-1] in ("done", "running" if number == signal.SIGKILL else "interrupted")
+        assert "1/4 scans are done and kept, the same command resumes" in printed
+        assert "Traceback" not in printed
+    assert states(results) == ["done", state]
+    (first, time_of_first), _ = cells(results).items()
     assert run_here(overrides) == 0
-    kept = list(before.items())[: stopped.count("done")]
-    assert set(kept) <= cells(results).items()
+    assert states(results) == ["done"] * 4 and cells(results)[first] == time_of_first
     assert len(pd.read_csv(next(results.rglob("scores.csv")))) == 16
 
 

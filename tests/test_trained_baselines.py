@@ -1,7 +1,10 @@
 """Trained baselines: pseudo-labels, episodes, the trainer, and that training sees what it may."""
 
+import errno
 import gzip
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,23 +12,27 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+from filelock import FileLock
+from gated import start, stopped_at_gate
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors.torch import load_file
+from torch.nn import functional
 
 from fsmis.cli import CONF_DIR
 from fsmis.data.nifti import read_volume, write_mask, write_volume
 from fsmis.datasets import Dataset, Scan
 from fsmis.episodic.encoder import Encoder, EncoderSettings
 from fsmis.episodic.episodes import EpisodeSource
+from fsmis.episodic.fold import FoldTraining
 from fsmis.episodic.network import is_foreground
+from fsmis.episodic.planned import PlannedTraining
 from fsmis.episodic.supervoxels import Supervoxels
-from fsmis.episodic.training import _Run
 from fsmis.errors import UserError
 from fsmis.methods.adnet import ADNetNetwork
 from fsmis.methods.alpnet import ALPNetNetwork
 from fsmis.methods.panet import PANetNetwork
-from fsmis.methods.qnet import QNetNetwork
+from fsmis.methods.qnet import QNetNetwork, predict
 from fsmis.run import execute
 from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import Cell
@@ -63,15 +70,14 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
+def overrides_for(root: Path, out: Path, *overrides: str) -> list[str]:
+    where = ["dataset=phantom", f"dataset.root={root}", "dataset.fold_starts=3"]
+    return [*where, f"results_dir={out}", *TINY, *overrides]
+
+
 def composed(root: Path, out: Path, *overrides: str):
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return compose(
-            "config",
-            overrides=[
-                *("dataset=phantom", f"dataset.root={root}", "dataset.fold_starts=3"),
-                *(f"results_dir={out}", *TINY, *overrides),
-            ],
-        )
+        return compose("config", overrides=overrides_for(root, out, *overrides))
 
 
 def evaluation(root: Path, out: Path, *overrides: str) -> Evaluation:
@@ -127,16 +133,20 @@ def test_a_resumed_training_equals_an_uninterrupted_one(root, tmp_path, monkeypa
     class Killed(BaseException):
         pass
 
-    def killed(run, episodes, advance=_Run.advance):
+    def killed(run, episodes, advance=FoldTraining.advance):
         if run.step == 5:
             raise Killed
         advance(run, episodes)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(_Run, "advance", killed)
+        patch.setattr(FoldTraining, "advance", killed)
         evaluation(root, tmp_path / "cut", *overrides).fit(0)
     (state,) = tmp_path.glob("cut/training/**/state.pt")
     assert torch.load(state, weights_only=True)["step"] == 4
+    stand_in = f"method.training._target_={PlannedTraining.__module__}.PlannedTraining"
+    planned = evaluation(root, tmp_path / "cut", *overrides, stand_in)
+    planned.fit(0)
+    assert [fold.steps for fold in planned.build().training.folds.values()] == [5]
     pd.testing.assert_frame_equal(evaluation(root, tmp_path / "cut", *overrides).fit(0), expected)
     whole, cut = (
         next(tmp_path.glob(f"{name}/training/**/weights.safetensors")) for name in ("whole", "cut")
@@ -145,6 +155,43 @@ def test_a_resumed_training_equals_an_uninterrupted_one(root, tmp_path, monkeypa
     weights, resumed = load_file(whole), load_file(cut)
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     assert not state.exists()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_processes_train_a_fold_once(killed, root, tmp_path):
+    schedule = ["method.training.schedule._target_=gated.GatedSchedule"]
+    schedule += [f"+method.training.schedule.folder={tmp_path}"]
+    schedule += ["+method.training.schedule.at=2"]
+    every = ["method.training.log_every=1", "method.training.checkpoint_every=1"]
+    chosen = ["method=panet", "protocol.fold=0", *every, *schedule]
+    overrides = overrides_for(root, tmp_path / "runs", *chosen)
+    command = [sys.executable, "-m", "fsmis.run", *overrides]
+    with stopped_at_gate(command, tmp_path) as first:
+        second = start(command)
+        said = next(line for line in second.stdout if "process" in line or "step" in line)
+        if killed:
+            first.kill()
+    printed = [process.communicate()[0] for process in (first, second)]
+    assert said == "waiting for another process that trains panet, fold 0\n"
+    steps = [re.findall("panet, fold 0: step (.) of 4", text) for text in printed]
+    assert steps == ([["1", "2"], ["3", "4"]] if killed else [["1", "2", "3", "4"], []])
+    assert (first.returncode, second.returncode) == (-9 if killed else 0, 0), printed
+    assert len(set(tmp_path.rglob("weights.safetensors"))) == 1
+
+
+def test_without_locks_a_fold_is_trained_all_the_same(root, tmp_path, monkeypatch):
+    def refuse(lock, **options):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert evaluation(root, tmp_path, "method=panet").fit(0)["step"].tolist() == [2, 4]
+
+
+def test_a_folder_that_cannot_be_written_is_said(root, tmp_path):
+    (tmp_path / "file").touch()
+    run = evaluation(root, tmp_path, "method=panet", f"method.training.folder={tmp_path}/file")
+    with pytest.raises(UserError, match=f"{tmp_path}/file/.*: cannot be written"):
+        run.fit(0)
 
 
 def test_a_run_keeps_the_curve_and_resumes(root, tmp_path):
@@ -390,15 +437,28 @@ def test_each_comparison_follows_the_features(network):
     assert torch.equal(found, expected)
 
 
-def test_refinement_moves_the_prototype_to_the_query():
+def test_refinement_follows_the_public_loss():
+    """Of the features as logits, those with the prototype in the foreground as their target."""
     network = QNetNetwork(flat_encoder(2), 0.1, -10.0, 8, [0.9, 0.1])
-    network.refinements, network.refinement_rate = 50, 0.05
-    query = torch.zeros(1, 4, 4, 4)
-    query[:, 0], query[:, 1] = 1.0, 0.3
-    prototype = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    query = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    prototype, threshold = query[:, :, 2, 3], torch.tensor([[[-10.0]]])
+
+    def loss(prototype: torch.Tensor) -> torch.Tensor:
+        foreground = predict(query, prototype, threshold)[:, 1:].detach()
+        rebuilt = (1 - foreground) * query + foreground * prototype[:, :, None, None]
+        return functional.cross_entropy(query, rebuilt)
+
+    expected = prototype.clone().requires_grad_()
+    optimizer = torch.optim.Adam([expected], 0.002)
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss(expected).backward()
+        optimizer.step()
+    network.refinements, network.refinement_rate = 5, 0.002
     with torch.no_grad():
-        refined = network._refined(prototype, query, torch.tensor([[[-10.0]]]))
-    torch.testing.assert_close(refined, query[:, :, 0, 0], atol=0.05, rtol=0)
+        refined = network._refined(prototype, query, threshold)
+    torch.testing.assert_close(refined, expected.detach(), atol=1e-6, rtol=0)
+    assert loss(refined) < loss(prototype)
 
 
 def test_segmenting_untrained_is_refused(root, tmp_path):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,17 +14,16 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from fsmis.episodic.encoder import Encoder, EncoderSettings
 from fsmis.episodic.episodes import Episodes, EpisodeSource, Views
+from fsmis.episodic.fold import FoldTraining
+from fsmis.episodic.lock import alone
 from fsmis.episodic.network import EpisodicNetwork
 from fsmis.episodic.supervoxels import Supervoxels
 from fsmis.errors import UserError
-from fsmis.files.atomic import write_atomic
 from fsmis.files.checksum import sha256
-from fsmis.files.weights import read_tensors
 from fsmis.runs import display
 from fsmis.segmenters.device import resolve_device
 from fsmis.training_scans import TrainingScans
@@ -69,11 +68,10 @@ class Schedule:
 class EpisodicTraining:
     """Trains a network on the scans outside a fold, without any label.
 
-    A training is kept in ``<folder>/<dataset>/<method>/<hash>/fold_<k>/``, where the hash is of all
-    that can change its weights: ``state.pt`` to resume from while it lasts, then
-    ``weights.safetensors``; ``log.csv`` with the losses. Runs that differ elsewhere share it. Every
-    step draws its episodes from (seed, fold, step), so a resumed training ends where an
-    uninterrupted one does.
+    A training is kept in ``<folder>/<dataset>/<method>/<hash>/fold_<k>/`` (see ``FoldTraining``),
+    where the hash is of all that can change its weights. Runs that differ elsewhere share it; of
+    several processes one trains and the others wait for it. Every step draws its episodes from
+    (seed, fold, step), so a resumed training ends where an uninterrupted one does.
 
     Args:
         setting: 1 or 2, see ``TrainingScans``.
@@ -122,7 +120,7 @@ class EpisodicTraining:
         self.device = resolve_device(device)
         self._supervoxels = supervoxels
         self._views = views
-        self._schedule = schedule
+        self.schedule = schedule
         self._log_every = log_every
         self._checkpoint_every = checkpoint_every
         self._folder = Path(folder).expanduser()
@@ -150,25 +148,45 @@ class EpisodicTraining:
             A row for every ``log_every`` steps: ``step``, ``loss`` and its terms, means since the
             row before.
         """
-        folder = self._folder / scans.dataset / name / self._key(scans, settings)
-        run = _Run(network, self._schedule, folder / f"fold_{scans.fold}")
-        if not run.load():
-            source = self._source(scans)
-            while run.step < self._schedule.steps:
-                rng = np.random.default_rng([self._seed, scans.fold, run.step])
-                run.advance(_to(source.draw(rng), self.device))
-                last = run.step == self._schedule.steps
-                if run.step % self._log_every == 0 or last:
-                    row = run.note()
-                    display.console.print(
-                        f"training {name}, fold {scans.fold}: step {run.step} of "
-                        f"{self._schedule.steps}, loss {row['loss']:.3f}"
-                    )
-                if run.step % self._checkpoint_every == 0 and not last:
-                    run.save()
-            run.finish()
+        fold = FoldTraining(network, self.schedule, self.folder_of(scans, name, settings))
+        title = f"{name}, fold {scans.fold}"
+        lock = fold.folder / "lock"
+        with nullcontext() if fold.is_finished() else alone(lock, f"trains {title}"):
+            if not fold.load():
+                self._complete(fold, scans, title)
+                fold.finish(self.pace(settings))
         network.eval().requires_grad_(False)
-        return pd.DataFrame(run.log)
+        return pd.DataFrame(fold.log)
+
+    def folder_of(self, scans: TrainingScans, name: str, settings: dict[str, Any]) -> Path:
+        """Where a fold's training is kept; see ``train``."""
+        parent = self._folder / scans.dataset / name / self._key(scans, settings)
+        return parent / f"fold_{scans.fold}"
+
+    def pace(self, settings: dict[str, Any]) -> str:
+        """Twelve hexadecimal digits for the settings that decide how long a step takes.
+
+        Args:
+            settings: of the network.
+        """
+        schedule = self.schedule
+        parts = [vars(self.encoder), self.image_size, schedule.pairs, schedule.classes]
+        return _digest({"network": settings, "other": parts})
+
+    def _complete(self, fold: FoldTraining, scans: TrainingScans, title: str) -> None:
+        source = self._source(scans)
+        while fold.step < self.schedule.steps:
+            rng = np.random.default_rng([self._seed, scans.fold, fold.step])
+            fold.advance(_to(source.draw(rng), self.device))
+            last = fold.step == self.schedule.steps
+            if fold.step % self._log_every == 0 or last:
+                row = fold.note()
+                display.console.print(
+                    f"training {title}: step {fold.step} of {self.schedule.steps}, "
+                    f"loss {row['loss']:.3f}"
+                )
+            if fold.step % self._checkpoint_every == 0 and not last:
+                fold.save()
 
     def _source(self, scans: TrainingScans) -> EpisodeSource:
         if not scans.scan_ids:
@@ -178,7 +196,7 @@ class EpisodicTraining:
             )
         cache = self._folder / scans.dataset / "supervoxels"
         segmented = ((scan, self._supervoxels.of(scan, cache)) for scan in scans)
-        schedule = self._schedule
+        schedule = self.schedule
         source = EpisodeSource(
             segmented, self.image_size, self._views, schedule.pairs, schedule.classes
         )
@@ -202,88 +220,20 @@ class EpisodicTraining:
             },
             "supervoxels": self._supervoxels.identity(scans.scan_ids),
             "views": asdict(self._views),
-            "schedule": asdict(self._schedule),
+            "schedule": asdict(self.schedule),
             "other": [self.setting, self.image_size, self.background_weight, self._seed],
         }
-        text = json.dumps(known, sort_keys=True, default=_plain)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-class _Run:
-    """Network, optimiser and log of one fold's training, and their files."""
-
-    def __init__(self, network: EpisodicNetwork, schedule: Schedule, folder: Path) -> None:
-        self.network = network
-        self.step = 0
-        self.log: list[dict[Any, float]] = []
-        self._since: list[dict[str, float]] = []  # losses since the last row of the log
-        self._schedule = schedule
-        self._folder = folder
-        self._optimizer = torch.optim.AdamW(
-            network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
-        )
-
-    def load(self) -> bool:
-        """Take up what the folder holds; True where the training is finished."""
-        weights, state = self._folder / "weights.safetensors", self._folder / "state.pt"
-        if weights.is_file() and (self._folder / "log.csv").is_file():
-            self.network.load_state_dict(read_tensors(weights))
-            self.log = pd.read_csv(self._folder / "log.csv").to_dict("records")
-            return True
-        if state.is_file():
-            kept = read_tensors(state)
-            self.network.load_state_dict(kept["network"])
-            self._optimizer.load_state_dict(kept["optimizer"])
-            self.step, self.log, self._since = kept["step"], kept["log"], kept["since"]
-        return False
-
-    def advance(self, episodes: Episodes) -> None:
-        """One step of the optimiser."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._schedule.rate(self.step)
-        self.network.train()
-        terms = self.network.losses(episodes)
-        loss = torch.stack(list(terms.values())).sum()
-        self._optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._schedule.gradient_norm)
-        self._optimizer.step()
-        self.step += 1
-        self._since.append({"loss": loss.item(), **{name: t.item() for name, t in terms.items()}})
-
-    def note(self) -> dict[Any, float]:
-        """Append the mean losses since the last row to the log; returns the row."""
-        row: dict[Any, float] = {"step": self.step, **pd.DataFrame(self._since).mean().to_dict()}
-        self.log.append(row)
-        self._since = []
-        write_atomic(self._folder / "log.csv", pd.DataFrame(self.log).to_csv(index=False).encode())
-        return row
-
-    def save(self) -> None:
-        """Write all that is needed to go on from here."""
-        state = io.BytesIO()
-        torch.save(
-            {
-                "network": self.network.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "step": self.step,
-                "log": self.log,
-                "since": self._since,
-            },
-            state,
-        )
-        write_atomic(self._folder / "state.pt", state.getvalue())
-
-    def finish(self) -> None:
-        """Write the weights; what was kept to resume is not needed any more."""
-        weights = {name: t.cpu().contiguous() for name, t in self.network.state_dict().items()}
-        write_atomic(self._folder / "weights.safetensors", save(weights))
-        (self._folder / "state.pt").unlink(missing_ok=True)
+        return _digest(known)
 
 
 def _to(episodes: Episodes, device: torch.device) -> Episodes:
     move: Callable[[Tensor], Tensor] = lambda tensor: tensor.to(device)  # noqa: E731
     return Episodes(*map(move, vars(episodes).values()))
+
+
+def _digest(known: dict[str, Any]) -> str:
+    text = json.dumps(known, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _plain(value: Any) -> Any:

@@ -69,17 +69,19 @@ class QNetNetwork(EpisodicNetwork):
     def _refined(self, prototype: Tensor, query: Tensor, threshold: Tensor) -> Tensor:
         """Prototypes ``[E, C]`` that describe the query's own foreground better (section III-C).
 
-        The query's features, its predicted foreground replaced by the prototype, should reconstruct
-        the features themselves: gradient steps on the prototype reduce the squared error, with the
-        foreground predicted anew after each. At test time alone.
+        The query's features, where they are foreground replaced by the prototype, should stay what
+        they were: gradient steps reduce the cross-entropy over the channels between the two, as in
+        the public code, with the foreground predicted anew after each. At test time alone.
         """
         prototype = prototype.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([prototype], self.refinement_rate)
+        channels = query.log_softmax(1)
         for _ in range(self.refinements):
+            with torch.no_grad():
+                foreground = predict(query, prototype, threshold)[:, 1:]
             with torch.enable_grad():
-                foreground = predict(query, prototype, threshold).argmax(1)[:, None]
-                error = foreground * (query - prototype[:, :, None, None]).square()
-                loss = error.sum((2, 3)).div(foreground.sum((2, 3)).clamp(min=1)).sum()
+                rebuilt = (1 - foreground) * query + foreground * prototype[:, :, None, None]
+                loss = -(rebuilt * channels).sum(1).mean((1, 2)).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from fsmis.errors import UserError
 from fsmis.reporting.tables import completeness, summarise
+from fsmis.runs.jobs import sweeps
 from fsmis.runs.provenance import package_version
 from fsmis.runs.records import RunFolder, read_json
 
@@ -38,12 +38,8 @@ class SweepGroup(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Name the group: the experiment, and overrides of several values."""
         given = list(config.hydra.overrides.task)
-        parsed = OverridesParser.create().parse_overrides(given)
-        named = [
-            text
-            for text, override in zip(given, parsed, strict=True)
-            if override.is_sweep_override() or override.key_or_group == "experiment"
-        ]
+        several = sweeps(given)
+        named = [text for text in given if text in several or text.startswith("experiment=")]
         self._group = " ".join(named)[:LONGEST_GROUP] or None
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:

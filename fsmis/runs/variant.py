@@ -18,7 +18,7 @@ SCORING_VERSION = 1
 # Keys that name places, selections and portions of work: without influence on a score.
 NOT_SCORED = {"device", "root", "source", "expected", "fold", "batch_size", "encode_batch_size"}
 NOT_SCORED |= {"folder", "log_every", "checkpoint_every"}  # of a training
-NOT_SCORED |= {"cache"}  # of features, the same with and without
+NOT_SCORED |= {"cache", "compile"}  # the same with and without, but for rounding
 
 # Parts of an identity that change without a word on the command line.
 REASONS = {
