@@ -32,11 +32,13 @@ class PlannedRun:
         values: its value of each key that the experiment or the user sweeps, such as
             ``{"matcher": "ssim"}``.
         method: its choice of method.
+        fold: of ``protocol.fold``: a number, several, or ``all``.
         identity: see ``variant.configured``.
     """
 
     values: dict[str, str]
     method: str
+    fold: int | list[int] | str
     identity: dict[str, Any]
 
 
@@ -73,7 +75,7 @@ class Experiment:
 
 def _planned(job: Job) -> PlannedRun:
     identity = json.loads(json.dumps(configured(job.cfg)))
-    return PlannedRun(job.values, job.choices["method"], identity)
+    return PlannedRun(job.values, job.choices["method"], job.cfg.protocol.fold, identity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,12 @@ class FinishedRun:
     @property
     def partial(self) -> bool:
         return self.covered.startswith("partial")
+
+    def has(self, fold: int | list[int] | str) -> bool:
+        """Whether all scans that ``protocol.fold`` selects are done."""
+        wanted = [fold] if isinstance(fold, int) else fold
+        cells = [cell for cell in self.plan["cells"] if wanted == "all" or cell.fold in wanted]
+        return set(self.folder.states(cells, self.scores)) == {"done"}
 
     @cached_property
     def config(self) -> DictConfig:

@@ -37,7 +37,7 @@ class Request:
 @dataclass(frozen=True, eq=False)
 class Found:
     """The runs of a table that are there, the names of those that are not, and the commands that
-    make these and complete the partial ones."""
+    make these and what else was asked for."""
 
     comparison: Comparison
     missing: list[str]
@@ -93,7 +93,7 @@ def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Fou
         unfinished = []
         for planned in experiment.runs:
             run = request.runs.find(planned)
-            if run is None or run.partial:
+            if run is None or not run.has(planned.fold):
                 unfinished.append(planned)
             if run is None:
                 missing.append(", ".join(names(planned).values()))
@@ -161,7 +161,7 @@ def write_comparison(request: Request, found: Found, title: str, figure: Figure)
 
 
 def say_what_is_missing(commands: Sequence[str]) -> None:
-    """Print the commands that make the missing runs and complete the partial ones."""
+    """Print the commands that make what was asked for and is not there."""
     if commands:
         display.console.print("Missing or partial runs; these commands make them:")
         for command in commands:

@@ -175,6 +175,8 @@ def test_partial_run_is_shown_marked_and_not_compared(
     assert "partial: 2/4 scans" in markdown and "Partial runs do not cover" in markdown
     assert "Not run: ssim." in markdown
     assert "matcher=random,ssim results_dir" in printed  # what is complete is not asked for
+    ablation_matcher.main([str(tmp_path), *settings[:-1], "matcher=random", "protocol.fold=1"])
+    assert "these commands make them" not in capsys.readouterr().out  # nor what nobody wants
 
 
 def test_protocols_are_rows_and_methods_columns(
