@@ -1,5 +1,6 @@
 """Check an installation: ``python -m fsmis.doctor``. Exit code 1 if something is broken."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -121,6 +122,32 @@ def disk_space() -> list[Finding]:
     return [Finding("disk", OK if enough else WARN, f"{free:.0f} GB free", fix)]
 
 
+def feature_cache() -> list[Finding]:
+    """Room for the features that runs of the default ``results_dir`` share; they do without too."""
+    from hydra import compose, initialize_config_dir
+
+    from fsmis.cli import CONF_DIR
+    from fsmis.features.feature_cache import open_cache
+
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        settings = compose("config").cache
+    cache = open_cache(settings.dir, settings.max_gb)
+    if cache is None:
+        return [Finding("feature cache", OK, "off (cache.dir=null)")]
+    folder = cache.folder.absolute()
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    size, free = cache.size(), shutil.disk_usage(place).free
+    missing = cache.max_bytes - size - free
+    used = f"{size / 1e9:.1f} of {settings.max_gb:g} GB, {free / 1e9:.0f} GB free"
+    detail, fix = f"{settings.dir}, {used}", ""
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        detail = f"{detail}, {place} is not writable"
+        fix = "choose cache.dir= or results_dir= elsewhere, or every run computes its features anew"
+    elif missing > 0:
+        fix = f"full, it takes {missing / 1e9:.1f} GB more: free them or lower cache.max_gb"
+    return [Finding("feature cache", WARN if fix else OK, detail, fix)]
+
+
 def git() -> list[Finding]:
     """Whether results can name the commit that made them."""
     state = git_state()
@@ -134,7 +161,7 @@ def git() -> list[Finding]:
 
 CHECKS: list[Callable[[], list[Finding]]] = [
     *(torch_fit, sam2_imports, embedded_checkpoint, sam2_weights, lpips_backbones),
-    *(device, disk_space, git),
+    *(device, disk_space, feature_cache, git),
 ]
 
 

@@ -23,12 +23,15 @@ class Prompts:
         row_query: int ``[R]``, query slice of each row.
         row_memory: int ``[R, k]``, the memories that prompt it, nearest last; -1 stands for none,
             so that rows may have fewer than k.
+        labelled: how many memories, from the first on, are of labels and not of predictions; None
+            for all.
     """
 
     memory_copy: np.ndarray
     memory_mask: np.ndarray
     row_query: np.ndarray
     row_memory: np.ndarray
+    labelled: int | None = None
 
 
 Segment = Callable[[Prompts], np.ndarray]  # images fixed: prompts to logits [R, H, W]
@@ -46,14 +49,15 @@ def segment_prompted(
         prompts: what prompts what.
     """
     batch = segmenter.batch_size
+    known = len(prompts.memory_copy) if prompts.labelled is None else prompts.labelled
+    labels, predictions = np.split(np.arange(len(prompts.memory_copy)), [known])
     memory = Memory.cat(
         [
-            segmenter.memorise(copies[copy], mask)
-            for copy, mask in zip(
-                batches(prompts.memory_copy, batch),
-                batches(prompts.memory_mask, batch),
-                strict=True,
+            segmenter.memorise(
+                copies[prompts.memory_copy[some]], prompts.memory_mask[some], labelled
             )
+            for memories, labelled in ((labels, True), (predictions, False))
+            for some in batches(memories, batch)
         ]
     )
     size = prompts.memory_mask.shape[-2:]

@@ -18,6 +18,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from scipy.ndimage import label
 
 from fsmis.cli import CONF_DIR, command_line
 from fsmis.data.geometry import AxialVolume, CommonGrid
@@ -123,6 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"note: labels {', '.join(map(str, support.elsewhere))} are in other slices of the "
                 "mask alone and are not looked for"
             )
+        if scattered := _of_several_parts(episode) if cfg.method.get("largest_component") else []:
+            errors.print(
+                f"note: labels {', '.join(scattered)} have several parts in the support; of the "
+                "answer the largest is kept, method.largest_component=false keeps all"
+            )
         with console.status(f"segmenting {n_slices} slices"):
             method = instantiate(cfg.method)
             try:
@@ -141,6 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.figure:
             draw_preview(options.figure, episode, labels, query, grid, cfg.figure_slices)
             console.print(options.figure)
+
+
+def _of_several_parts(episode: Episode) -> list[str]:
+    """Labels whose support mask is not connected, as of lesions or both lungs."""
+    connected = np.ones((3, 3))  # diagonally too
+    parts = {organ: label(t.support_masks[0], connected)[1] for organ, t in episode.organs.items()}
+    return sorted(organ for organ, count in parts.items() if count > 1)
 
 
 def _parser() -> argparse.ArgumentParser:

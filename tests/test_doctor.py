@@ -1,12 +1,14 @@
 """The doctor finds what is broken, says how to mend it and never breaks itself."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fsmis import doctor
+from fsmis import cli, doctor
 from fsmis.runs import provenance
 
 
@@ -80,3 +82,43 @@ def test_no_git_and_no_checkout_are_no_error(
     assert provenance.code_version() in (provenance.package_version("fsmis"), "unknown")
     monkeypatch.setenv("PATH", "")
     assert provenance.git_state() is None
+
+
+def test_feature_cache_is_measured_where_runs_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (finding,) = doctor.feature_cache()
+    assert finding.detail.startswith("results/runs/.cache, 0.0 of 10 GB, ")
+    assert not any(tmp_path.iterdir())
+    entry = tmp_path / "results/runs/.cache/ab/cd.features"
+    entry.parent.mkdir(parents=True)
+    with entry.open("wb") as file:
+        file.truncate(2_340_000_000)  # takes no disk
+    free = SimpleNamespace(free=9e9)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: free)
+    (finding,) = doctor.feature_cache()
+    assert (finding.status, finding.fix) == ("ok", "")
+    assert finding.detail == "results/runs/.cache, 2.3 of 10 GB, 9 GB free"
+    free.free = 4e9
+    (finding,) = doctor.feature_cache()
+    assert finding.status == "warn" and "3.7 GB more" in finding.fix
+
+
+def test_feature_cache_without_a_place_only_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").write_text("a file in its way")
+    (finding,) = doctor.feature_cache()
+    assert finding.status == "warn" and f"{tmp_path / 'results'} is not writable" in finding.detail
+    assert "cache.dir=" in finding.fix
+
+
+def test_feature_cache_may_be_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = shutil.copytree(cli.CONF_DIR, tmp_path / "conf")
+    text = (conf / "config.yaml").read_text()
+    (conf / "config.yaml").write_text(text.replace("dir: ${results_dir}/.cache", "dir: null"))
+    monkeypatch.setattr(cli, "CONF_DIR", conf)
+    (finding,) = doctor.feature_cache()
+    assert (finding.status, finding.detail) == ("ok", "off (cache.dir=null)")

@@ -209,3 +209,49 @@ def test_lpips_vectors_are_shared_too(tmp_path, episode):
     assert fewer.matcher.images_encoded == 0
     for organ, mask in lpips("support_set.count=4").segment(episode).items():
         np.testing.assert_array_equal(mask, masks[organ])
+
+
+def rows_memorised(method: AugmentMatchPrompt) -> list[int]:
+    """Rows of each pass of the memory encoder from now on."""
+    rows: list[int] = []
+    memory_encoder = method.segmenter.model.memory_encoder
+    memory_encoder.register_forward_hook(lambda module, given, made: rows.append(len(given[0])))
+    return rows
+
+
+def test_memories_of_labelled_copies_are_shared_and_no_others(tmp_path, episode):
+    lively = ["method.memories=2", "method.volume_pass.confidence=0", "support_set.count=4"]
+    later = ("method.volume_pass.reach=1", "method.largest_component=true")
+    predicted = sum(len(task.query_slices) for task in episode.organs.values())
+    first = build(f"cache.dir={tmp_path}", *lively, "method.volume_pass.reach=1")
+    rows = rows_memorised(first)
+    first.segment(episode)
+    copies = sum(rows) - predicted
+    assert copies > 0 and rows[:copies] == [1] * copies
+    for changed in later:
+        method = build(f"cache.dir={tmp_path}", *lively, changed)
+        rows = rows_memorised(method)
+        masks = method.segment(episode)
+        assert sum(rows) == (predicted if "reach=1" in changed else 0)
+        for organ, mask in build(*lively, changed).segment(episode).items():
+            np.testing.assert_array_equal(mask, masks[organ])
+
+
+def test_memories_are_those_computed_now_to_the_last_bit(tmp_path):
+    rng = np.random.default_rng(1)
+    pictures, masks = rng.random((5, 40, 48), dtype=np.float32), rng.random((5, 40, 48)) > 0.5
+    segmenter = build().segmenter
+    expected = segmenter.memorise(segmenter.encode(pictures), masks)
+    segmenter.cache = FeatureCache(tmp_path, 10**9)
+    features = segmenter.encode(pictures)
+    segmenter.memorise(features[[3, 1]], masks[[3, 1]])
+    found = segmenter.memorise(features, masks)
+    other = segmenter.memorise(features[:1], ~masks[:1])
+    assert not torch.equal(other.features, found.features[:1])
+    for ours, theirs in (
+        (found.features, expected.features),
+        (found.position, expected.position),
+        (found.pointer, expected.pointer),
+    ):
+        assert torch.equal(ours, theirs)
+        assert ours.dtype == theirs.dtype and ours.stride() == theirs.stride()

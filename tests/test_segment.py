@@ -417,3 +417,15 @@ def test_exhausted_gpu_is_said_in_one_line(files, capsys, monkeypatch):
     message = refused(arguments(files, COPY), capsys)
     assert "CUDA out of memory" in message and "device=cpu" in message
     assert not files["output"].exists()
+
+
+def test_a_label_of_several_parts_is_named(files, support, capsys):
+    _, labels, affine = support
+    apart = np.where((labels == RIGHT_KIDNEY) | (labels == LEFT_KIDNEY), 9, labels)
+    save(files["mask"], apart, affine)
+    small = ["segmenter.checkpoint=random", "segmenter.image_size=64", "support_set.count=2"]
+    settings = [*small, "size=64", "device=cpu"]
+    main(arguments(files, *settings))
+    assert "note: labels 9 have several parts" in " ".join(capsys.readouterr().err.split())
+    main(arguments(files, *settings, "method.largest_component=false"))
+    assert "several parts" not in capsys.readouterr().err

@@ -183,7 +183,9 @@ def test_largest_component_of_a_volume():
 def test_largest_component_of_every_organ(episode, monkeypatch):
     noise = np.random.default_rng(0).normal(-0.8, 1, (9, 96, 96))  # in many parts
     monkeypatch.setattr(VolumePass, "refine", lambda *_: noise)
-    off, on = build("matcher=ncc"), build("matcher=ncc", "method.largest_component=true")
+    off, on = (
+        build("matcher=ncc", f"method.largest_component={kept}") for kept in ("false", "true")
+    )
     all_parts, one_part = off.segment(episode), on.segment(episode)
     for organ, mask in all_parts.items():
         np.testing.assert_array_equal(one_part[organ], largest_component(mask))

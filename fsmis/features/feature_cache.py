@@ -1,4 +1,4 @@
-"""Features of images on disk, so that the runs of a sweep compute them once.
+"""Features of images and memories of labels on disk, so that the runs of a sweep share them.
 
 An entry is one file, named after all that determines it. It is read whole or not at all, so any
 number of processes may share a folder, also on a network file system; `diskcache` keeps an index in
@@ -12,7 +12,7 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def open_cache(dir: str | None, max_gb: float) -> FeatureCache | None:
 
 
 class FeatureCache:
-    """A network's features of images, the least recently used given up first.
+    """What networks make of images, the least recently used given up first.
 
     Args:
         folder: of the entries; made when there is one.
@@ -71,24 +71,30 @@ class FeatureCache:
             images: float32 ``[B, H, W]``, B at least 1.
             compute: from images to tensors, each with B rows, a row depending on its image alone.
         """
-        paths = [self._path(network, image) for image in images]
+        keys = [key(network, image) for image in images]
+        return self.reuse_rows(keys, lambda rows: compute(images[rows]))
+
+    def reuse_rows(
+        self, keys: Iterable[str], compute: Callable[[np.ndarray], list[Tensor]]
+    ) -> list[Tensor]:
+        """What ``compute`` returns for all rows, on the CPU; it gets only those without an entry.
+
+        Args:
+            keys: of the rows, at least one: :func:`key` of all that determines a row.
+            compute: from rows, int ``[B]``, to tensors with B rows.
+        """
+        paths = [self.folder / name[:2] / f"{name[2:]}.features" for name in keys]
         entries = {path: self._read(path) for path in paths}
         missing = [path for path, entry in entries.items() if entry is None]
         if missing:
-            computed = [t.cpu() for t in compute(images[[paths.index(path) for path in missing]])]
+            rows = np.array([paths.index(path) for path in missing])
+            computed = [tensor.cpu() for tensor in compute(rows)]
             for row, path in enumerate(missing):
                 entry = [tensor[row : row + 1] for tensor in computed]
                 self._write(path, entry)
                 entries[path] = entry
-        rows = [entries[path] or [] for path in paths]
-        return [torch.cat(column) for column in zip(*rows, strict=True)]
-
-    def _path(self, network: str, image: np.ndarray) -> Path:
-        pixels = np.ascontiguousarray(image)
-        digest = hashlib.sha256(f"{network} {pixels.dtype} {pixels.shape}".encode())
-        digest.update(pixels.data)
-        name = digest.hexdigest()
-        return self.folder / name[:2] / f"{name[2:]}.features"
+        in_order = [entries[path] or [] for path in paths]
+        return [torch.cat(column) for column in zip(*in_order, strict=True)]
 
     def _read(self, path: Path) -> list[Tensor] | None:
         """An entry, now the most recently used; None where it is missing or damaged."""
@@ -119,8 +125,22 @@ class FeatureCache:
             self._evict()
             self._unseen = 0
 
+    def size(self) -> int:
+        """Bytes in the folder, those of files that are being written too."""
+        return sum(size for _, size, _ in self._files())
+
     def _evict(self) -> None:
         """Remove the least recently used files, those of killed writers too."""
+        files = sorted(self._files())
+        excess = sum(size for _, size, _ in files) - (1 - SLACK) * self.max_bytes
+        for _, size, path in files:
+            if excess <= 0:
+                break
+            path.unlink(missing_ok=True)
+            excess -= size
+
+    def _files(self) -> list[tuple[int, int, Path]]:
+        """Time of the last use in ns, bytes and path of each file."""
         files = []
         for path in self.folder.glob("*/*"):
             try:
@@ -128,12 +148,21 @@ class FeatureCache:
             except FileNotFoundError:  # evicted by another process
                 continue
             files.append((stat.st_mtime_ns, stat.st_size, path))
-        excess = sum(size for _, size, _ in files) - (1 - SLACK) * self.max_bytes
-        for _, size, path in sorted(files):
-            if excess <= 0:
-                break
-            path.unlink(missing_ok=True)
-            excess -= size
+        return files
+
+
+def key(network: str, image: np.ndarray) -> str:
+    """SHA-256 (hex) of what computes and the pixels it is given.
+
+    Args:
+        network: :func:`fingerprint` of what computes; for more than an image, what else it is
+            given.
+        image: any shape and dtype, which count too.
+    """
+    pixels = np.ascontiguousarray(image)
+    digest = hashlib.sha256(f"{network} {pixels.dtype} {pixels.shape}".encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()
 
 
 def fingerprint(network: nn.Module, settings: dict[str, Any], device: torch.device) -> str:

@@ -26,8 +26,8 @@ warnings.filterwarnings(
     "ignore", r"\n?.*is validated against ConfigStore schema with the same name"
 )
 
-# of errors by which a launcher says that a job's process died, and the extra that installs it
-LAUNCHERS = {"joblib": "joblib", "submitit": "submitit", "ray": "ray"}
+# packages whose errors say that a launcher gave up; the extras that install them are named the same
+LAUNCHERS = ("joblib", "submitit", "ray")
 
 
 class SweepSummary(Callback):
@@ -47,12 +47,13 @@ class SweepSummary(Callback):
             require_installed(config.hydra.launcher._target_)
         sweeps = Path(config.hydra.sweep.dir).expanduser().absolute()
         self._jobs = sweeps / f"jobs-{uuid.uuid4().hex}"
+        self._jobs.mkdir(parents=True)
         # Hydra leaves out on_multirun_end where a job was killed, which is when it matters
         atexit.register(self._print)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note that a job has begun."""
-        self._note(config, "was stopped before its end")
+        self._note(config, "was killed or still runs")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Note how a job ended: ``main`` returns why it failed."""
@@ -70,7 +71,8 @@ class SweepSummary(Callback):
             raise SystemExit(SOME_FAILED)
 
     def _note(self, config: DictConfig, reason: str | None) -> None:
-        if self._jobs is not None:
+        # a job that outlives its sweep, as Slurm's do when another was killed, has nobody to tell
+        if self._jobs is not None and self._jobs.is_dir():
             overrides = " ".join(config.hydra.overrides.task)
             note = {"overrides": overrides, "reason": reason and " ".join(reason.split())}
             write_atomic(self._jobs / f"{config.hydra.job.num}.json", json.dumps(note).encode())
@@ -96,7 +98,7 @@ class SweepSummary(Callback):
 
 @contextmanager
 def killed_jobs() -> Iterator[None]:
-    """Exit with code 1 and a line where a launcher reports that a job's process died."""
+    """Exit with code 1 and a line where a launcher gives up: a job was killed, or not accepted."""
     try:
         yield
     except Exception as error:
@@ -104,15 +106,15 @@ def killed_jobs() -> Iterator[None]:
             raise
         reason = str(error).strip().splitlines() or [""]
         print(
-            f"error: a job of the sweep died ({type(error).__name__}: {reason[0]}); "
-            "the same command resumes",
+            f"error: the launcher gave up ({type(error).__name__}: {reason[0]}); "
+            "other jobs may go on, the same command resumes",
             file=sys.stderr,
         )
         raise SystemExit(SOME_FAILED) from None
 
 
 def require_installed(target: str) -> None:
-    """Refuse a launcher whose package is not there; Hydra's own need none."""
+    """Refuse a launcher whose package, or Slurm, is not there; Hydra's own need none."""
     package, _, module = target.partition(".")
     if package == "hydra_plugins":
         plugin = module.split(".")[0]
@@ -122,3 +124,8 @@ def require_installed(target: str) -> None:
                 f"hydra/launcher needs {plugin}, which is not installed here; "
                 f'pip install -e ".[{extra}]"'
             )
+    if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
+        raise UserError(
+            "hydra/launcher=submitit_slurm needs Slurm, and no srun is found here; run it where "
+            "sbatch works, or choose submitit_local"
+        )

@@ -18,22 +18,27 @@ class Features:
     Attributes:
         levels: ``[B, C/8, 4h, 4h]``, ``[B, C/4, 2h, 2h]``, ``[B, C, h, h]``; h = image size / 16.
         position: position encoding of the last level, ``[1, C, h, h]``.
+        keys: str ``[B]``, of the images in the feature cache; None without one.
     """
 
     levels: list[Tensor]
     position: Tensor
+    keys: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.levels[-1])
 
     def __getitem__(self, rows: Rows) -> Features:
-        return Features([level[rows] for level in self.levels], self.position)
+        keys = None if self.keys is None else self.keys[rows]
+        return Features([level[rows] for level in self.levels], self.position, keys)
 
     @staticmethod
     def cat(parts: list[Features]) -> Features:
         """Join features along the batch."""
         levels = [torch.cat(level) for level in zip(*(p.levels for p in parts), strict=True)]
-        return Features(levels, parts[0].position)
+        keys = [p.keys for p in parts if p.keys is not None]
+        joined = np.concatenate(keys) if len(keys) == len(parts) else None
+        return Features(levels, parts[0].position, joined)
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,20 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from fsmis.batches import batches
 from fsmis.errors import UserError
-from fsmis.features.feature_cache import FeatureCache, fingerprint
+from fsmis.features.feature_cache import FeatureCache, fingerprint, key
 from fsmis.segmenters.architecture import read_architecture
 from fsmis.segmenters.checkpoints import load_weights
+from fsmis.segmenters.compiled import compile_encoder
 from fsmis.segmenters.device import resolve_device
-from fsmis.segmenters.features import Features, Memory, sequence
+from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.frames import to_frames
 from fsmis.segmenters.logits import gated, resized
+from fsmis.segmenters.steps import Steps
 
 
-class Sam2:
+class Sam2(Steps):
     """SAM2 or SAM2.1 as a segmenter of three calls.
 
     Args:
@@ -43,10 +46,14 @@ class Sam2:
         encode_batch_size: images of one encoder pass; a CPU takes one at a time.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         seed: seed of the random weights.
-        cache: keeps the features of images; the weights must not change then.
+        cache: keeps the features of images and the memories of labels; the weights must not change
+            then.
+        compile: ``torch.compile`` the encoder, here, not in the first scan; logits then differ by
+            rounding. Inference only.
 
     Raises:
-        UserError: bad size or batch, checkpoint missing, damaged or of another architecture.
+        UserError: bad size or batch, checkpoint missing, damaged or of another architecture, or
+            nothing can be compiled here.
 
     Note:
         The public predictor also fills holes of up to 8 pixels in low-resolution masks, with a CUDA
@@ -67,6 +74,7 @@ class Sam2:
         device: str = "auto",
         seed: int = 0,
         cache: FeatureCache | None = None,
+        compile: bool = False,
     ):
         if image_size % 32 or image_size <= 0:
             raise UserError(f"segmenter.image_size={image_size} is not a multiple of 32")
@@ -89,41 +97,75 @@ class Sam2:
         self.mean = torch.tensor(mean, device=self.device).view(1, 3, 1, 1)
         self.std = torch.tensor(std, device=self.device).view(1, 3, 1, 1)
         self.batch_size = batch_size
-        self.encode_batch_size = encode_batch_size
+        # On a CPU rounding depends on which images share a pass, and a cache must change nothing.
+        self.encode_batch_size = 1 if self.device.type == "cpu" else encode_batch_size
         self.cache = cache
         self.images_encoded = 0
+        self.compiled = compile
+        if compile:
+            # made in the mode of `encode`: a tensor of another would be compiled for anew
+            with torch.inference_mode(), self.autocast():
+                blank = np.zeros((self.encode_batch_size, 1, 1), np.float32)
+                compile_encoder(self.model, self.pixels(blank))
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> Features:
         """Image features of float32 ``[B, H, W]`` in [0, 1]; each image passes the encoder once."""
         if self.cache is None:
-            levels = self._encode(images)
+            keys, levels = None, self._encode(images)
         else:
-            levels = self.cache.reuse(self._fingerprint, images, self._encode)
+            keys = np.array([key(self._fingerprint, image) for image in images])
+            levels = self.cache.reuse_rows(keys, lambda rows: self._encode(images[rows]))
         levels = [level.to(self.device, memory_format=torch.channels_last) for level in levels]
         position = self.model.image_encoder.neck.position_encoding(levels[-1][:1])
-        return Features(levels, position.to(levels[-1].dtype))
+        return Features(levels, position.to(levels[-1].dtype), keys)
 
     def _encode(self, images: np.ndarray) -> list[Tensor]:
-        # On a CPU rounding depends on which images share a pass, and a cache must change nothing.
-        batch = 1 if self.device.type == "cpu" else self.encode_batch_size
+        size = self.encode_batch_size
+        # What is compiled knows one size of batch: the last is filled up with the last image.
+        missing = -len(images) % size if self.compiled else 0
+        filled = np.pad(images, ((0, missing), (0, 0), (0, 0)), "edge")
         with self.autocast():
-            parts = [
-                self.features(self.pixels(images[start : start + batch]))
-                for start in range(0, len(images), batch)
-            ]
+            parts = [self.features(self.pixels(batch)) for batch in batches(filled, size)]
         self.images_encoded += len(images)
-        return Features.cat(parts).levels
+        return Features.cat(parts)[: len(images)].levels
 
     @cached_property
     def _fingerprint(self) -> str:
         pixels = [self.mean.tolist(), self.std.tolist()]
-        settings = {"sam2": OmegaConf.to_container(self.architecture), "pixels": pixels}
+        architecture = OmegaConf.to_container(self.architecture)
+        settings = {"sam2": architecture, "pixels": pixels, "compiled": self.compiled}
         return fingerprint(self.model, settings, self.device)
 
     @torch.inference_mode()
-    def memorise(self, features: Features, masks: np.ndarray | Tensor) -> Memory:
-        """Memories of bool masks ``[B, H, W]`` on images whose features are given (B rows)."""
+    def memorise(self, features: Features, masks: np.ndarray, labelled: bool = True) -> Memory:
+        """Memories of bool masks ``[B, H, W]`` on images whose features are given (B rows).
+
+        Args:
+            features: of the images.
+            masks: what they show.
+            labelled: the masks are labels, which prompt in other runs too, and no predictions: the
+                cache keeps their memories.
+        """
+        # one at a time on a CPU, as images pass the encoder
+        size = 1 if labelled and self.device.type == "cpu" else len(masks)
+
+        def compute(rows: np.ndarray) -> list[Tensor]:
+            parts = [self._memorise(features[some], masks[some]) for some in batches(rows, size)]
+            memory = Memory.cat(parts)
+            return [memory.features.contiguous(), memory.pointer]
+
+        if labelled and self.cache is not None and features.keys is not None:
+            pairs = zip(features.keys, masks, strict=True)
+            keys = [key(f"memory {image}", mask) for image, mask in pairs]
+            kept = self.cache.reuse_rows(keys, compute)
+        else:
+            kept = compute(np.arange(len(masks)))
+        encoded, pointer = (tensor.to(self.device) for tensor in kept)
+        position = self.model.memory_encoder.position_encoding(encoded[:1])
+        return Memory(encoded, position.to(self.precision), pointer)
+
+    def _memorise(self, features: Features, masks: np.ndarray) -> Memory:
         mask = torch.as_tensor(masks, device=self.device)[:, None].float()
         size = (self.image_size, self.image_size)
         if mask.shape[-2:] != size:
@@ -146,50 +188,21 @@ class Sam2:
             mask, _, object_score = self.decode(features, memories)
         return resized(gated(mask, object_score), size)
 
+    @property
+    def precision(self) -> torch.dtype:
+        """Of inference: bfloat16 where the device is CUDA."""
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
     def autocast(self) -> torch.autocast:
-        """The precision of inference: bfloat16 where the device is CUDA."""
-        kind = self.device.type
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda")
+        """Inference in its precision."""
+        enabled = self.precision is torch.bfloat16
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def pixels(self, images: np.ndarray) -> Tensor:
         """Network input ``[B, 3, S, S]`` of images in [0, 1]."""
         frames = torch.from_numpy(to_frames(images, self.image_size)).to(self.device)
         grey = frames[:, None].float() / 255
         return ((grey - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-
-    def features(self, pixels: Tensor) -> Features:
-        """Features of normalised pixels ``[B, 3, S, S]`` (differentiable)."""
-        out = self.model.forward_image(pixels)
-        return Features(list(out["backbone_fpn"]), out["vision_pos_enc"][-1][:1])
-
-    def memory(self, features: Features, masks: Tensor) -> Memory:
-        """Memory of binary masks float ``[B, 1, S, S]`` (differentiable)."""
-        *high, top = features.levels
-        low, _, _, _, _, pointer, score = self.model._use_mask_as_output(top, high, masks)
-        # The predictor keeps masks at a quarter of the resolution and memorises them upsampled.
-        mask = F.interpolate(low, masks.shape[-2:], mode="bilinear", align_corners=False)
-        return self._memory(top, mask, pointer, score, given=True)
-
-    def _memory(
-        self, top: Tensor, mask: Tensor, pointer: Tensor, object_score: Tensor, given: bool
-    ) -> Memory:
-        encoded, position = self.model._encode_new_memory(
-            current_vision_feats=[sequence(top)],
-            feat_sizes=[top.shape[-2:]],
-            pred_masks_high_res=mask,
-            object_score_logits=object_score,
-            is_mask_from_pts=given,
-        )
-        return Memory(encoded.to(torch.bfloat16), position[-1][:1], pointer)
-
-    def decode(self, features: Features, memories: list[Memory]) -> tuple[Tensor, Tensor, Tensor]:
-        """Ungated quarter-resolution logits ``[B, 1, 4h, 4h]``, predicted IoU ``[B, 1]`` and object
-        score ``[B, 1]`` of the frame that follows the memories (differentiable)."""
-        *high, top = features.levels
-        conditioned = self._conditioned(features, memories, [], len(memories) + 1)
-        no_point = torch.zeros(len(features), 1, 2, device=top.device)
-        padding = -torch.ones(len(features), 1, dtype=torch.int32, device=top.device)
-        return self._decode(conditioned, high, no_point, padding)
 
     @torch.inference_mode()
     def track(
@@ -223,76 +236,3 @@ class Sam2:
             )
             memory = self._memory(top, high_mask, pointer, object_score, given=False)
         return resized(low, size), memory
-
-    def _conditioned(
-        self, features: Features, support: list[Memory], past: list[Memory], num_frames: int
-    ) -> Tensor:
-        """Last level of the frame that follows the memories, having attended to them."""
-        top = features.levels[-1]
-
-        def encodings(position: Tensor) -> Tensor:
-            return position.expand(len(features), -1, -1, -1)
-
-        frames = [
-            {
-                "maskmem_features": memory.features,
-                "maskmem_pos_enc": [encodings(memory.position)],
-                "obj_ptr": memory.pointer,
-            }
-            for memory in (*support, *past)
-        ]
-        numbered = list(enumerate(frames))
-        prompted, tracked = dict(numbered[: len(support)]), dict(numbered[len(support) :])
-        return self.model._prepare_memory_conditioned_features(
-            frame_idx=len(frames),
-            is_init_cond_frame=False,
-            current_vision_feats=[sequence(top)],
-            current_vision_pos_embeds=[sequence(encodings(features.position))],
-            feat_sizes=[top.shape[-2:]],
-            output_dict={"cond_frame_outputs": prompted, "non_cond_frame_outputs": tracked},
-            num_frames=num_frames,
-        )
-
-    def decode_points(
-        self,
-        features: Features,
-        coordinates: Tensor,
-        labels: Tensor,
-        previous: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for images prompted by points or boxes and no memory (differentiable).
-
-        Args:
-            features: of B images.
-            coordinates: float ``[B, P, 2]``, (x, y) in pixels of the network's image.
-            labels: int32 ``[B, P]``, SAM's own: 1 foreground, 0 background, 2 and 3 the upper left
-                and lower right corner of a box, -1 no point.
-            previous: logits ``[B, 1, 4h, 4h]`` of an earlier answer to refine.
-        """
-        *high, top = features.levels
-        no_memory = self.model.no_mem_embed.view(1, -1, 1, 1)
-        return self._decode(top + no_memory, high, coordinates, labels, previous)
-
-    def _decode(
-        self,
-        conditioned: Tensor,
-        high: list[Tensor],
-        coordinates: Tensor,
-        labels: Tensor,
-        previous: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        model = self.model
-        points = coordinates, labels
-        sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=previous)
-        masks, iou, _, object_score = model.sam_mask_decoder(
-            image_embeddings=conditioned,
-            image_pe=model.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=model._use_multimask(False, None),
-            repeat_image=False,
-            high_res_features=high,
-        )
-        best = iou.argmax(1, keepdim=True)
-        masks = masks.take_along_dim(best[..., None, None], 1)
-        return masks, iou.take_along_dim(best, 1), object_score

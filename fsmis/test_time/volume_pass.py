@@ -89,4 +89,5 @@ class VolumePass:
             memory_mask=np.concatenate([first.memory_mask, logits[known] > 0]),
             row_query=first.row_query[rows],
             row_memory=np.hstack([first.row_memory, neighbours])[rows],
+            labelled=len(first.memory_copy),
         )
