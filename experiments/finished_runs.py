@@ -9,7 +9,7 @@ done, whichever command made it and for whichever table.
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,13 @@ class FinishedRun:
 
     def has(self, fold: int | list[int] | str) -> bool:
         """Whether all scans that ``protocol.fold`` selects are done."""
-        wanted = [fold] if isinstance(fold, int) else fold
-        cells = [cell for cell in self.plan["cells"] if wanted == "all" or cell.fold in wanted]
+        cells = [cell for cell in self.plan["cells"] if _selects(fold, cell.fold)]
         return set(self.folder.states(cells, self.scores)) == {"done"}
+
+    def of(self, fold: int | list[int] | str) -> "FinishedRun":
+        """The same run with the scores of the folds alone that ``protocol.fold`` selects."""
+        selected = [_selects(fold, number) for number in self.scores["fold"]]
+        return replace(self, scores=self.scores[selected])
 
     @cached_property
     def config(self) -> DictConfig:
@@ -136,7 +140,7 @@ class FinishedRuns:
         the latest."""
         found = [
             run
-            for run in self._runs
+            for run in (run.of(planned.fold) for run in self._runs)
             if run.plan["method"] == planned.method
             and not run.scores.empty
             and {k: v for k, v in run.plan["identity"].items() if k != "data"} == planned.identity
@@ -147,6 +151,10 @@ class FinishedRuns:
         """``["dataset.root=..."]`` as runs of a dataset have it; empty where there are none."""
         of_dataset = [run for run in self._runs if run.plan["dataset"] == dataset]
         return [f"dataset.root={of_dataset[0].config.dataset.root}"] if of_dataset else []
+
+
+def _selects(fold: int | list[int] | str, number: int) -> bool:
+    return number == fold if isinstance(fold, int) else fold == "all" or number in fold
 
 
 def _fullest_and_latest(run: FinishedRun) -> tuple[int, float]:

@@ -49,13 +49,20 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise ``Interrupted`` inside the block on SIGINT and SIGTERM; restores the handlers."""
+    """Raise ``Interrupted`` inside the block on SIGINT and SIGTERM; restores the handlers.
+
+    A SIGTERM that a launcher handles stays with it: submitit passes over the one that announces
+    preemption, as Slurm queues again only a job that it had to kill.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise Interrupted(number)
 
+    unhandled = (signal.SIG_DFL, signal.default_int_handler)
     before: dict[signal.Signals, Any] = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) in unhandled
     }
     try:
         yield
