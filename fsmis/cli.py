@@ -58,11 +58,10 @@ def interruptible() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise Interrupted(number)
 
-    unhandled = (signal.SIG_DFL, signal.default_int_handler)
+    launchers = callable(signal.getsignal(signal.SIGTERM))
+    numbers = (signal.SIGINT,) if launchers else (signal.SIGINT, signal.SIGTERM)
     before: dict[signal.Signals, Any] = {
-        number: signal.signal(number, interrupt)
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) in unhandled
+        number: signal.signal(number, interrupt) for number in numbers
     }
     try:
         yield
