@@ -139,13 +139,13 @@ class FinishedRuns:
         """The run with scores that was planned: of several, as on other data, the fullest, then
         the latest."""
         found = [
-            run
-            for run in (run.of(planned.fold) for run in self._runs)
+            run.of(planned.fold)
+            for run in self._runs
             if run.plan["method"] == planned.method
-            and not run.scores.empty
             and {k: v for k, v in run.plan["identity"].items() if k != "data"} == planned.identity
         ]
-        return max(found, key=_fullest_and_latest, default=None)
+        scored = [run for run in found if not run.scores.empty]
+        return max(scored, key=_fullest_and_latest, default=None)
 
     def data_root(self, dataset: str) -> list[str]:
         """``["dataset.root=..."]`` as runs of a dataset have it; empty where there are none."""
