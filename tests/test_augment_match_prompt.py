@@ -21,7 +21,9 @@ def build(*overrides: str) -> AugmentMatchPrompt:
     """The method of a composed configuration, small and with lively random weights."""
     small = ["segmenter.checkpoint=random", "segmenter.image_size=64", "support_set.count=6"]
     quiet = ["device=cpu", "cache.dir=null"]
-    small += ["method.memories=1", "method.volume_pass.reach=0", "method.largest_component=false"]
+    small += ["method.largest_component=false"]
+    if not any(override.startswith("method=") for override in overrides):
+        small += ["method.memories=1", "method.volume_pass.reach=0"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[*small, *quiet, *overrides])
     method = instantiate(config.method)
