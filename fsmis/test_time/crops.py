@@ -27,6 +27,10 @@ class Crops:
     def cut(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Crops float32 ``[N, *size]`` of ``[N, H, W]``, linear; beyond the slice its edge."""
         pixels = torch.from_numpy(np.ascontiguousarray(images, np.float32))[:, None]
+        smaller = np.minimum(1, size / self.sides)
+        if (smaller < 1).any():  # averaged first, so that nothing falls between the samples
+            shape = np.maximum(1, np.rint(smaller * self.shape)).astype(int).tolist()
+            pixels = F.interpolate(pixels, shape, mode="bilinear", antialias=True)
         grid = self._grid(2 * self.centres / self.shape - 1, self.sides / self.shape, size)
         cut = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
         return cut[:, 0].numpy()
