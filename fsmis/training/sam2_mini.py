@@ -100,11 +100,11 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         self._attach(instantiate(config.segmenter, image_size=config.stages[0].image_size))
         self.step = 0
-        self.seconds = 0.0  # of training, in all sessions of the run
+        self.start = time.monotonic()
         if (self.out / "state.pt").exists():
             state = torch.load(self.out / "state.pt", weights_only=True)
             self._load(state)
-            self.step, self.seconds = state["step"], state["seconds"]
+            self.step = state["step"]
 
     def _attach(self, segmenter: Sam2) -> None:
         self.segmenter = segmenter
@@ -143,15 +143,15 @@ class Trainer:
 
     @property
     def done(self) -> float:
-        """Share of the run that is behind, by its minutes where they are set, else by its steps."""
+        """Share of the run that is behind: of its minutes since the start of this process where
+        they are set, else of its steps."""
         if self.config.minutes is not None:
-            return self.seconds / (60 * self.config.minutes)
+            return min(1.0, (time.monotonic() - self.start) / (60 * self.config.minutes))
         return float(self.step / self.config.steps)
 
     def train_step(self, batch: SyntheticBatch) -> float:
         """One optimiser step, in bfloat16 over float32 weights if so configured; returns the
         loss."""
-        start = time.monotonic()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.done, self.config)
         self.segmenter.model.train()
@@ -169,14 +169,11 @@ class Trainer:
         self.optimizer.step()
         self.average.update_parameters(self.segmenter.model)
         self.step += 1
-        value = loss.item()
-        self.seconds += time.monotonic() - start
-        return value
+        return loss.item()
 
     def save(self) -> None:
         """Write the state to resume from, and the averaged weights as half-precision tensors."""
-        progress = {"step": self.step, "seconds": self.seconds}
-        torch.save({**self._state(), **progress}, self.out / "state.pt.tmp")
+        torch.save({**self._state(), "step": self.step}, self.out / "state.pt.tmp")
         (self.out / "state.pt.tmp").replace(self.out / "state.pt")
         weights = {
             name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
