@@ -154,7 +154,7 @@ def test_bodies_are_seeded_and_in_range():
 def test_targets_show_in_the_support_and_differ_between_frames():
     masks = torch.cat([bodies(3, seed).masks for seed in range(8)]).flatten(0, 1).float()
     area = masks.mean((2, 3))
-    fits = ((area[:, :2] > 0.001) & (area[:, :2] < 0.8)).all(1)
+    fits = (area[:, 0] > 0.001) & (area[:, 0] < 0.8)
     assert fits.float().mean() > 0.97  # now and then a body has fewer targets that fit than asked
     assert (masks[:, 0] != masks[:, 2]).any(2).any(1).float().mean() > 0.95
 

@@ -75,9 +75,10 @@ def predict(
 
 def _memory_of_prediction(segmenter: Sam2, features: Features, memories: list[Memory]) -> Memory:
     with torch.no_grad():
-        logits = segmenter.decode(features, memories)[0].float()
+        logits, _, object_score = segmenter.decode(features, memories)
         side = segmenter.image_size
-        mask = F.interpolate(logits, (side, side), mode="bilinear") > 0
+        mask = F.interpolate(logits.float(), (side, side), mode="bilinear") > 0
+        mask = mask & (object_score > 0)[..., None, None]
     return segmenter.memory(features, mask.float())
 
 

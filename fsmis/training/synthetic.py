@@ -9,8 +9,9 @@ A body is a set of label functions over the plane that change with height z: tis
 smooth random fields) inside an outline with a rim of fat and ribs, and organs painted over them
 (bent ellipsoids, rings, crescents beside rings, mirrored pairs). A frame evaluates them at affinely
 and smoothly deformed coordinates at its own height, over the whole body or cut around an organ, so
-two frames differ in pose, shape and section, and the query may lack what the support shows: it lies
-beyond the organ's end, in another part of the body, or shows the organ's twin alone.
+two frames differ in pose, shape and section. The query, and any support but the first, may lack
+what is asked for: it lies beyond the organ's end, in another part of the body, or shows the organ's
+twin alone.
 """
 
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def _targets(
     onehot = torch.zeros(batch, frames, organs.count, device=labels.device)
     ones = torch.ones_like(labels, dtype=torch.float32).flatten(2)
     area = onehot.scatter_add_(2, labels.flatten(2), ones) @ table.T.float() / size**2
-    support = area[:, :-1].amin(1)
+    support = area[:, 0]
     looked_at = torch.arange(count, device=labels.device) == focus[:, None]
     liked = torch.where(looked_at, 6.0, 1.0)
     weight = torch.cat(

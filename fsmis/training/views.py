@@ -40,11 +40,12 @@ def draw_views(settings: SyntheticSettings, organs: Organs, frames: int, draw: D
     height = 0.5 * draw.normal(batch, 1)
     height = height + effort * settings.height_change * draw.normal(batch, frames)
     away = torch.where(
-        draw.chance(settings.elsewhere, batch),
-        draw.uniform(2, 4, batch),
-        draw.chance(settings.beyond, batch) * draw.uniform(0.4, 1.8, batch),
+        draw.chance(settings.elsewhere, batch, frames),
+        draw.uniform(2, 4, batch, frames),
+        draw.chance(settings.beyond, batch, frames) * draw.uniform(0.4, 1.8, batch, frames),
     )
-    height[:, -1] += away * draw.normal(batch).sign()
+    # The first support alone is sure to show what is asked for.
+    height[:, 1:] += away[:, 1:] * draw.normal(batch, frames - 1).sign()
 
     x, y = (
         settings.shift * (draw.normal(batch, 1) + effort * draw.normal(batch, frames))
@@ -54,7 +55,7 @@ def draw_views(settings: SyntheticSettings, organs: Organs, frames: int, draw: D
 
     extent = torch.maximum(organs.a, organs.b)
     extent = extent * organs.growth(height)[:, :-1].amax(1)
-    seen = organs.growth(height)[:, :-1].amin(1) > 0.3
+    seen = organs.growth(height)[:, 0] > 0.3
     organ = torch.multinomial(seen + 1e-6, 1, generator=draw.generator)
     cut = draw.chance(settings.cropped, batch) & seen.gather(1, organ)[:, 0]
     low, high = torch.tensor(list(settings.crop_factor)).log().tolist()
