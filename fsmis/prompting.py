@@ -82,20 +82,26 @@ def segment_prompted(
 def single_support(segmenter: Sam2, episode: Episode) -> dict[str, Answer]:
     """The answer on the query slices of every task, each prompted by its part's support slice."""
     encoded = EncodedEpisode.encode(segmenter, episode)
+    images, prompts = support_prompts(episode, encoded)
+    return by_organ(episode, segment_prompted(segmenter, images, images, prompts))
+
+
+def support_prompts(episode: Episode, encoded: EncodedEpisode) -> tuple[Features, Prompts]:
+    """One row for each query slice of each organ, in the order of the episode, prompted by its
+    part's support slice; and the images that the prompts number, supports first."""
     tasks = list(episode.organs.values())
     parts = [len(task.support_slices) for task in tasks]
     first = np.cumsum([0, *parts[:-1]])  # memory of each organ's first part
     prompts = Prompts(
         memory_copy=np.concatenate([encoded.support_rows(task) for task in tasks]),
         memory_mask=np.concatenate([task.support_masks for task in tasks]),
-        row_query=np.concatenate([encoded.query_rows(task) for task in tasks]),
+        row_query=len(encoded.supports)
+        + np.concatenate([encoded.query_rows(task) for task in tasks]),
         row_memory=np.concatenate(
             [start + task.part for start, task in zip(first, tasks, strict=True)]
         )[:, None],
     )
-    return by_organ(
-        episode, segment_prompted(segmenter, encoded.queries, encoded.supports, prompts)
-    )
+    return Features.cat([encoded.supports, encoded.queries]), prompts
 
 
 def by_organ(episode: Episode, answer: Answer) -> dict[str, Answer]:

@@ -66,6 +66,7 @@ class Episode:
         query: the scan to segment, ``label`` None.
         organs: the tasks by organ.
         skipped: reason by organ for those without a task; they have no score.
+        whole_volume: the tasks ask for every slice of the query, whether it holds the organ or not.
     """
 
     dataset: str
@@ -74,6 +75,7 @@ class Episode:
     query: Scan
     organs: dict[str, OrganTask]
     skipped: dict[str, str] = field(default_factory=dict)
+    whole_volume: bool = False
 
     @property
     def query_slices(self) -> np.ndarray:
@@ -188,6 +190,7 @@ class Protocol:
             query=replace(query, label=None),
             organs=organs,
             skipped=skipped,
+            whole_volume=self.query_slices == "full_volume",
         )
 
     def _folds(self, name: str, n_folds: int) -> list[int]:

@@ -82,7 +82,8 @@ def pair(
             str(value), np.array([0]), mask[np.newaxis], positions, np.zeros_like(positions)
         )
     support_scan = scan("support", grid.to_common_grid(one_slice, pixel_mm), of_volume)
-    return Episode("segment", 0, support_scan, scan("query", all_slices, query), tasks)
+    query_scan = scan("query", all_slices, query)
+    return Episode("segment", 0, support_scan, query_scan, tasks, whole_volume=True)
 
 
 def label_query(

@@ -286,7 +286,7 @@ def test_volume_equals_the_public_predictor(name, depth, tmp_path):
     memory = segmenter.memorise(segmenter.encode(support)[opening], given)
     logits = propagate(segmenter, encoded, frames, memory, query.shape[1:])
     plain = instantiate(composed().method, segmenter=None, matcher=None)
-    found = Sam2Volume(segmenter, plain.scale, plain.zoom, False).segment(
+    found = Sam2Volume(segmenter, plain.scale, plain.extent, plain.zoom, False).segment(
         Episode("phantom", 0, scan("1", support), scan("2", query), tasks)
     )
     for number, ((organ, _, slices), ours) in enumerate(zip(videos, logits, strict=True)):

@@ -20,6 +20,7 @@ from fsmis.segmenters.answer import Answer
 from fsmis.segmenters.features import Features
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.support_set import SupportSet, SupportSetConstruction
+from fsmis.test_time.extent import Extent
 from fsmis.test_time.flip import mirror, with_flip
 from fsmis.test_time.scale_search import ScaleSearch
 from fsmis.test_time.volume_pass import VolumePass
@@ -57,7 +58,7 @@ class AugmentMatchPrompt(PromptedMethod):
             has fewer (the paper: 1).
         flip: average the logits with those of the mirrored slices and copies.
         volume_pass: second pass through the query volume.
-        scale, zoom, largest_component: see :class:`PromptedMethod`.
+        scale, extent, zoom, largest_component: see :class:`PromptedMethod`.
 
     Raises:
         UserError: ``memories`` is not a count.
@@ -72,10 +73,11 @@ class AugmentMatchPrompt(PromptedMethod):
         flip: bool,
         volume_pass: VolumePass,
         scale: ScaleSearch,
+        extent: Extent,
         zoom: Zoom,
         largest_component: bool,
     ):
-        super().__init__(segmenter, scale, zoom, largest_component)
+        super().__init__(segmenter, scale, extent, zoom, largest_component)
         if not isinstance(memories, int) or memories < 1:
             raise UserError(f"method.memories={memories}: must be a whole number, 1 or more")
         self.support_set = support_set
@@ -91,10 +93,10 @@ class AugmentMatchPrompt(PromptedMethod):
         queries = self.segmenter.encode(query_images)
         copies = self._match_slices(episode, slices, queries)
         prompts = _prompts(episode, slices, copies)
-        segment = self._segment_with(
-            np.stack([*copies.images, *query_images]), Features.cat([*copies.features, queries])
-        )
-        answer = self.volume_pass.refine(segment(prompts), episode.organs, prompts, segment)
+        features = Features.cat([*copies.features, queries])
+        segment = self._segment_with(np.stack([*copies.images, *query_images]), features)
+        answer = self.within_extent(episode, segment(prompts), features, prompts)
+        answer = self.volume_pass.refine(answer, episode.organs, prompts, segment)
 
         self.matches, first = {}, 0
         for organ, task in episode.organs.items():

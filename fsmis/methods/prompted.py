@@ -5,9 +5,12 @@ from abc import abstractmethod
 import numpy as np
 
 from fsmis.methods.base import Method
+from fsmis.prompting import Prompts
 from fsmis.protocol import Episode
 from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.features import Features
 from fsmis.segmenters.sam2 import Sam2
+from fsmis.test_time.extent import Extent, likeness
 from fsmis.test_time.largest_component import largest_component
 from fsmis.test_time.scale_search import ScaleSearch
 from fsmis.test_time.zoom import Zoom
@@ -19,21 +22,46 @@ class PromptedMethod(Method):
     Args:
         segmenter: the video model.
         scale: brings the support to the query's scale, before anything else.
+        extent: rules slices out that lack the organ, after the first pass.
         zoom: asks again on crops around what was found.
         largest_component: keep the largest connected part of each organ.
     """
 
     def __init__(
-        self, segmenter: Sam2, scale: ScaleSearch, zoom: Zoom, largest_component: bool
+        self,
+        segmenter: Sam2,
+        scale: ScaleSearch,
+        extent: Extent,
+        zoom: Zoom,
+        largest_component: bool,
     ) -> None:
         self.segmenter = segmenter
         self.scale = scale
+        self.extent = extent
         self.zoom = zoom
         self.largest_component = largest_component
 
     @abstractmethod
     def answer(self, episode: Episode) -> dict[str, Answer]:
         """The answer on the query slices of every organ's task; sets ``matches``."""
+
+    def within_extent(
+        self, episode: Episode, answer: Answer, images: Features, prompts: Prompts
+    ) -> Answer:
+        """The rows of a first pass, those beyond the organs' extent ruled out.
+
+        Args:
+            episode: its tasks' slices are the rows, in order.
+            answer: R rows.
+            images: features of copies and query slices, which the prompts number.
+            prompts: of the rows; the nearest memory of each stands for the labelled slice.
+        """
+        if not self.extent.applies(episode):
+            return answer
+        nearest = prompts.row_memory[:, -1]
+        found, labelled = answer.logits > 0, prompts.memory_mask[nearest]
+        queries, supports = images[prompts.row_query], images[prompts.memory_copy[nearest]]
+        return self.extent.limit(episode, answer, likeness(queries, found, supports, labelled))
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         """See ``Method.segment``."""

@@ -1,8 +1,8 @@
 """SAM2 prompted once with the support slice: what the paper's three stages add to."""
 
-from fsmis.features.encoded_episode import support_of_each_slice
+from fsmis.features.encoded_episode import EncodedEpisode, support_of_each_slice
 from fsmis.methods.prompted import PromptedMethod
-from fsmis.prompting import single_support
+from fsmis.prompting import by_organ, segment_prompted, support_prompts
 from fsmis.protocol import Episode
 from fsmis.segmenters.answer import Answer
 
@@ -15,5 +15,7 @@ class Sam2Single(PromptedMethod):
 
     def answer(self, episode: Episode) -> dict[str, Answer]:
         """See ``PromptedMethod.answer``."""
+        images, prompts = support_prompts(episode, EncodedEpisode.encode(self.segmenter, episode))
+        answer = segment_prompted(self.segmenter, images, images, prompts)
         self.matches = support_of_each_slice(episode)
-        return single_support(self.segmenter, episode)
+        return by_organ(episode, self.within_extent(episode, answer, images, prompts))

@@ -5,6 +5,7 @@ import numpy as np
 from fsmis.features.encoded_episode import EncodedEpisode, support_of_each_slice
 from fsmis.features.propagation import propagate
 from fsmis.methods.prompted import PromptedMethod
+from fsmis.prompting import by_organ, support_prompts
 from fsmis.protocol import Episode
 from fsmis.segmenters.answer import Answer
 
@@ -37,8 +38,13 @@ class Sam2Volume(PromptedMethod):
         found = Answer.cat(propagate(self.segmenter, encoded.queries, videos, support, size))
         # Of the slices that two videos hold, the middle ones, the later answers.
         place_of = {place: row for row, place in enumerate(places)}
+        answer = found[
+            [
+                place_of[organ, slice_]
+                for organ, task in episode.organs.items()
+                for slice_ in range(len(task.query_slices))
+            ]
+        ]
         self.matches = support_of_each_slice(episode)
-        return {
-            organ: found[[place_of[organ, slice_] for slice_ in range(len(task.query_slices))]]
-            for organ, task in episode.organs.items()
-        }
+        within = self.within_extent(episode, answer, *support_prompts(episode, encoded))
+        return by_organ(episode, within)

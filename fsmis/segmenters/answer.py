@@ -15,7 +15,8 @@ class Answer:
 
     Attributes:
         logits: float32 ``[R, H, W]``, foreground above 0 if the object is in the frame.
-        object_score: float32 ``[R]``, above 0 where it is.
+        object_score: float32 ``[R]``, above 0 where it is; minus infinity in frames that are
+            excluded: nobody is to ask about them again.
         iou: float32 ``[R]`` in [0, 1], predicted overlap of the mask with the true one.
     """
 
@@ -27,6 +28,11 @@ class Answer:
     def present(self) -> np.ndarray:
         """Whether the object is in the frame, bool ``[R]``."""
         return self.object_score > 0
+
+    @property
+    def excluded(self) -> np.ndarray:
+        """Frames that were ruled out, bool ``[R]``."""
+        return np.isneginf(self.object_score)
 
     @property
     def masks(self) -> np.ndarray:

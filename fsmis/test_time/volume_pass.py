@@ -81,6 +81,7 @@ class VolumePass:
         neighbours = np.array(
             [[memory_of.get((organ, z + step), -1) for step in steps] for organ, z in slices]
         )
+        neighbours[answer.excluded] = -1
         rows = np.flatnonzero((neighbours >= 0).any(axis=1))
         return rows, Prompts(
             memory_copy=np.concatenate([first.memory_copy, first.row_query[known]]),

@@ -85,12 +85,19 @@ class Zoom:
             answers: what the first pass found on them.
             answer: the method, asked on whole slices or on crops.
         """
+        if not self.passes:
+            return answers
+        asked = {organ: np.flatnonzero(~answers[organ].excluded) for organ in episode.organs}
+        episode = _only(episode, asked)
+        answers = dict(answers)
         for _ in range(self.passes):
-            found = {o: m for o, a in answers.items() if (m := largest_component(a.masks)).any()}
+            kept = {organ: answers[organ][rows] for organ, rows in asked.items()}
+            found = {o: m for o, a in kept.items() if (m := largest_component(a.masks)).any()}
             for organs in self._groups(episode, found):
                 zoomed = self.cut(episode, {organ: found[organ] for organ in organs})
                 for organ, closer in answer(zoomed.episode).items():
-                    answers = answers | {organ: self._merge(zoomed, organ, answers[organ], closer)}
+                    merged = self._merge(zoomed, organ, kept[organ], closer)
+                    answers[organ] = answers[organ].with_rows(asked[organ], merged)
         return answers
 
     def cut(self, episode: Episode, found: Mapping[str, np.ndarray]) -> ZoomedEpisode:
@@ -168,6 +175,17 @@ class Zoom:
             before.object_score + self.weight * (closer.object_score - before.object_score),
             before.iou + self.weight * (closer.iou - before.iou),
         )
+
+
+def _only(episode: Episode, rows: Mapping[str, np.ndarray]) -> Episode:
+    """The episode with those query slices of each task alone."""
+    tasks = {
+        organ: replace(
+            task, query_slices=task.query_slices[rows[organ]], part=task.part[rows[organ]]
+        )
+        for organ, task in episode.organs.items()
+    }
+    return replace(episode, organs=tasks, whole_volume=False)
 
 
 def _union(episode: Episode, found: Mapping[str, np.ndarray], organs: list[str]) -> np.ndarray:
