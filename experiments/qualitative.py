@@ -8,31 +8,31 @@ which the method under study is worst, median and best, each in the slice that s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from hydra.utils import instantiate
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from experiments.finished_runs import Experiment, FinishedRun
-from experiments.tabulate import requested, say_what_is_missing
-from experiments.write_table import write_figures, write_table
 from fsmis.cli import command_line
 from fsmis.data.nifti import read_volume
 from fsmis.datasets import Dataset, Scan
 from fsmis.errors import UserError
+from fsmis.reporting.overlay import fill, show
+from fsmis.reporting.palette import organ_colours
+from fsmis.reporting.paper.files import write_figures, write_table
+from fsmis.reporting.paper.planned import Experiment
+from fsmis.reporting.paper.table import requested, say_what_is_missing
+from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.statistics import ranked
 from fsmis.runs import display
 from fsmis.runs.records import Cell
 
 EXPERIMENT = "main_results"
 SAVED = "save_predictions=true"
-# Okabe and Ito's colours, told apart by all, for the organs of a dataset in their order.
-COLOURS = ["#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442"]
 OPACITY = 0.55
 SIDE = 1.8  # of a slice in the figure, inch
 
@@ -56,21 +56,14 @@ class Row:
     dice: dict[str, float]
 
 
-def prediction(run: FinishedRun, cell: Cell) -> Path:
+def prediction(run: StoredRun, cell: Cell) -> Path:
     """Where a run keeps what it answered."""
     return run.folder.path / f"predictions/{cell.name}.nii.gz"
 
 
-def dice_of(run: FinishedRun) -> pd.Series:
-    """Mean Dice over organs, percent, by fold and query scan."""
-    dice = 100 * pd.to_numeric(run.scores["dice"])
-    return dice.groupby([run.scores["fold"], run.scores["query_scan"]]).mean().dropna()
-
-
-def ranked(run: FinishedRun, cells: Sequence[Cell]) -> dict[str, Cell]:
+def extremes(run: StoredRun, cells: Sequence[Cell]) -> dict[str, Cell]:
     """The worst, the median and the best of some scans, fewer where there are not three."""
-    dice = dice_of(run)
-    ascending = sorted(cells, key=lambda cell: dice[cell.fold, cell.query_scan])
+    ascending = [cell for key in ranked(run.scores).index if (cell := Cell(*key)) in cells]
     last = len(ascending) - 1
     places = {"worst": 0, "best": last, "median": last // 2}
     first = {place: rank for rank, place in reversed(places.items())}  # worst and best go before
@@ -84,17 +77,17 @@ def fullest_slice(scan: Scan, organs: dict[str, int]) -> int:
     return int(np.lexsort((areas.sum(axis=0), (areas > 0).sum(axis=0)))[-1])
 
 
-def answered_by_all(runs: Sequence[FinishedRun]) -> list[Cell]:
+def answered_by_all(runs: Sequence[StoredRun]) -> list[Cell]:
     """The scans that all runs have scored, with their predictions kept.
 
     Raises:
         UserError: there is none.
     """
-    scored = [dice_of(run).index for run in runs]
+    scored = [ranked(run.scores).index for run in runs]
     cells = [
         cell
         for cell in runs[0].plan["cells"]
-        if all((cell.fold, cell.query_scan) in found for found in scored)
+        if all(astuple(cell) in found for found in scored)
         and all(prediction(run, cell).is_file() for run in runs)
     ]
     if not cells:
@@ -103,45 +96,37 @@ def answered_by_all(runs: Sequence[FinishedRun]) -> list[Cell]:
     return cells
 
 
-def row_of(rank: str, cell: Cell, runs: dict[str, FinishedRun], dataset: Dataset) -> Row:
+def row_of(rank: str, cell: Cell, runs: dict[str, StoredRun], dataset: Dataset) -> Row:
     """The row of one scan; ``runs`` by method."""
     scan = dataset.load(cell.query_scan)
     z = fullest_slice(scan, dataset.organs)
     answers = {name: read_volume(prediction(run, cell))[0][z] for name, run in runs.items()}
-    dice = {name: dice_of(run)[cell.fold, cell.query_scan] for name, run in runs.items()}
+    dice = {name: ranked(run.scores)[astuple(cell)] for name, run in runs.items()}
     return Row(rank, scan, z, answers, dice)
 
 
 def draw(rows: list[Row], organs: dict[str, int]) -> Figure:
     """A row for each scan: the slice, the truth, what each method answered with its Dice."""
-    methods = list(rows[0].predictions)
+    methods, colours = list(rows[0].predictions), organ_colours(list(organs))
     size = (SIDE * (2 + len(methods)), SIDE * len(rows) + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(rows), 2 + len(methods), squeeze=False)
     for row, line in zip(rows, axes, strict=True):
         assert row.scan.label is not None
         for axis in line:
-            # row 0 is posterior, so the first row belongs at the bottom
-            axis.imshow(row.scan.image[row.z], cmap="gray", vmin=0, vmax=1, origin="lower")
-            axis.set_xticks([])
-            axis.set_yticks([])
+            show(axis, row.scan.image[row.z])
         line[0].set_ylabel(f"{row.rank}\nscan {row.scan.id}, slice {row.z}", fontsize=8)
-        _overlay(line[1], row.scan.label[row.z], organs)
+        labels = [row.scan.label[row.z], *(row.predictions[method] for method in methods)]
+        for axis, label in zip(line[1:], labels, strict=True):
+            for organ, value in organs.items():
+                fill(axis, label == value, colours[organ], OPACITY)
         for axis, method in zip(line[2:], methods, strict=True):
-            _overlay(axis, row.predictions[method], organs)
             axis.set_xlabel(f"Dice {row.dice[method]:.1f}", fontsize=8)
     for axis, name in zip(axes[0], ["query slice", "truth", *methods], strict=True):
         axis.set_title(name, fontsize=8)
-    patches = [Patch(color=c, label=organ) for c, organ in zip(COLOURS, organs, strict=False)]
+    patches = [Patch(color=colour, label=organ) for organ, colour in colours.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8)
     return figure
-
-
-def _overlay(axis: Axes, labels: np.ndarray, organs: dict[str, int]) -> None:
-    picture = np.zeros((*labels.shape, 4))
-    for colour, value in zip(COLOURS, organs.values(), strict=False):
-        picture[labels == value] = to_rgba(colour, OPACITY)
-    axis.imshow(picture, origin="lower")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -164,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         studied = experiment.base.method if experiment.base.method in runs else next(iter(runs))
         dataset: Dataset = instantiate(runs[studied].config.dataset)
         cells = answered_by_all(list(runs.values()))
-        chosen = ranked(runs[studied], cells)
+        chosen = extremes(runs[studied], cells)
         rows = [row_of(rank, cell, runs, dataset) for rank, cell in chosen.items()]
         frame = pd.DataFrame(
             [{"rank": r.rank, "scan": r.scan.id, "slice": r.z} | r.dice for r in rows]

@@ -11,7 +11,8 @@ from test_records import row
 from fsmis.errors import UserError
 from fsmis.report import main
 from fsmis.reporting.charts import draw
-from fsmis.reporting.collection import read_runs, tabulate
+from fsmis.reporting.overview import tabulate
+from fsmis.reporting.runs import read_runs
 from fsmis.runs.records import Cell, RunFolder
 
 CELLS = [Cell(0, "8", "1"), Cell(1, "1", "8")]

@@ -97,8 +97,10 @@ class AugmentMatchPrompt(Method):
             mask = logits[rows] > 0
             masks[organ] = largest_component(mask) if self.largest_component else mask
             nearest = prompts.memory_copy[prompts.row_memory[rows, -1]]
+            together = (prompts.row_memory[rows] >= 0).sum(axis=1)
             matches[organ] = [
-                Match(copies.images[copy], copies.masks[copy][organ]) for copy in nearest
+                Match(copies.images[copy], copies.masks[copy][organ], int(of))
+                for copy, of in zip(nearest, together, strict=True)
             ]
             first = rows.stop
         self.matches = matches
