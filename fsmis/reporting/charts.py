@@ -16,7 +16,8 @@ AXES = {
     "support_set.count": "support copies",
     "support_set.per_query_slice": "augmented copies for each query slice",
 }
-LEGEND = 0.22  # inch, height of a name below a figure
+LEGEND = 0.22  # inch, height of a line below a figure
+PER_INCH = 12  # letters of it
 NAME = 0.06  # of an axis, height of a name in it
 LETTERS = 44  # of a name in an axis
 
@@ -38,12 +39,14 @@ def draw(frame: pd.DataFrame, settings: list[str], organs: list[str]) -> Figure:
         figure = Figure(layout="constrained")
         axis = figure.subplots()
         if curves:
-            lines(axis, frame, curves[0], settings)
+            _name(axis, lines(axis, frame, curves[0], settings))
         else:
             _bars(axis, frame, settings, organs)
         handles, names = axis.get_legend_handles_labels()
         width = 7 if curves else max(7, 1.6 * len(organs) + 2)
-        figure.set_size_inches(width, 4.5 + LEGEND * len(names))
+        names = [textwrap.fill(name, int(PER_INCH * width)) for name in names]
+        n_lines = sum(name.count("\n") + 1 for name in names)
+        figure.set_size_inches(width, 4.5 + LEGEND * n_lines)
         figure.legend(handles, names, loc="outside lower left", fontsize="small")
     return figure
 
@@ -59,11 +62,14 @@ def swept(frame: pd.DataFrame, settings: list[str]) -> list[str]:
     ]
 
 
-def lines(axis: Axes, frame: pd.DataFrame, name: str, settings: list[str]) -> None:
+def lines(axis: Axes, frame: pd.DataFrame, name: str, settings: list[str]) -> pd.DataFrame:
     """Draw mean Dice against the setting ``name``, with the interval of the mean as a band.
 
-    A line for each combination of the other settings of which several values are there; runs
-    without the setting as dotted levels.
+    A line for each combination of the other settings of which several values are there; runs of
+    methods that lack the setting as dotted levels.
+
+    Returns:
+        The levels, which have no name yet: columns ``line`` and ``mean``, the highest first.
     """
     runs = _named(frame, name, settings)
     curves = runs[_is_curve(runs, name)]
@@ -73,10 +79,14 @@ def lines(axis: Axes, frame: pd.DataFrame, name: str, settings: list[str]) -> No
         (drawn,) = axis.plot(points[name], points["mean"], marker=marker, label=line)
         band = axis.fill_between(points[name], points["low"], points["high"], alpha=0.15)
         band.set(color=drawn.get_color(), linewidth=0)
-    _levels(axis, runs[runs[name].isna() & runs["mean"].notna()])
+    lacking = runs.groupby("method")[name].transform("count") == 0
+    levels = runs[lacking].dropna(subset=["mean"]).sort_values("mean", ascending=False)
+    for dice in levels["mean"]:
+        axis.axhline(dice, linestyle=":", color=FAINT)
     doubling(axis, curves[name])
     axis.set_xlabel(AXES.get(name, name))
     axis.set_ylabel("mean Dice %")
+    return levels[["line", "mean"]]
 
 
 def doubling(axis: Axes, numbers: pd.Series) -> None:
@@ -99,18 +109,16 @@ def _is_curve(runs: pd.DataFrame, name: str) -> pd.Series:
     return runs.groupby("line")[name].transform("nunique") > 1
 
 
-def _levels(axis: Axes, runs: pd.DataFrame) -> None:
-    """A dotted line for each run, their names above each other."""
+def _name(axis: Axes, levels: pd.DataFrame) -> None:
+    """The names of levels, above each other where they are close."""
     bottom, top = axis.get_ylim()
-    bottom, top = min([bottom, *runs["mean"] - 1]), max([top, *runs["mean"] + 1])
-    lowest = bottom
-    for dice, line in runs.sort_values("mean")[["mean", "line"]].itertuples(index=False):
-        axis.axhline(dice, linestyle=":", color=FAINT)
-        y = max(dice, lowest)
+    free = bottom
+    for line, dice in levels[::-1].itertuples(index=False):
+        y = max(dice, free)
         text = textwrap.shorten(line, LETTERS, placeholder=" …")
         axis.text(1, y, text, transform=axis.get_yaxis_transform(), ha="right", va="bottom")
-        lowest = y + NAME * (top - bottom)
-    axis.set_ylim(bottom, max(top, lowest))
+        free = y + NAME * (top - bottom)
+    axis.set_ylim(bottom, max(top, free))
 
 
 def _bars(axis: Axes, frame: pd.DataFrame, settings: list[str], organs: list[str]) -> None:

@@ -28,6 +28,7 @@ TEST = (
     f"{PAIRED}: mean difference to {{main}} on the scans that both have scored. p: Wilcoxon's "
     "signed-rank test over patients, two-sided; p Holm: corrected for the number of runs tested."
 )
+NAMED = 3  # variants that a note names
 SIGNIFICANT = 0.05  # a level that few pairs cannot reach, whatever their scores
 
 
@@ -134,8 +135,11 @@ def how_tested(group: Group, main: int | None, wanted: str, names: Mapping[Any, 
     found = group.named(wanted)
     if not found:
         return [f"No test: no run of {wanted} here; choose the main one with --main."]
-    variants = ", ".join(group.runs[position].variant for position in found)
-    return [f"No test: {len(found)} runs of {wanted} here; choose one of them, --main {variants}."]
+    variants = ", ".join(group.runs[position].variant for position in found[:NAMED])
+    more = ", ..." if len(found) > NAMED else ""
+    return [
+        f"No test: {len(found)} runs of {wanted} here; choose one of them, --main {variants}{more}."
+    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,7 @@ def draw(path: Path, segmented: Segmented, n_slices: int, title: str) -> None:
         for upper, lower, row in zip(*rows, slices, strict=False):
             _answer(upper, segmented, organ, row)
             _overlay(lower, prompts[row].image, prompts[row].mask, PROMPT)
-            lower.set_title(_said_of(prompts[row]) if matches else "support slice", fontsize=8)
+            lower.set_title(_said_of(prompts[row]) if matches else "support slice", fontsize=7)
     figure.suptitle(
         f"{title}\nquery scan {segmented.query.id}, support scan {segmented.episode.support.id}: "
         "truth outlined (yellow), prediction (blue), prompt (pink); worst organ first",

@@ -28,7 +28,9 @@ def tabulate(runs: list[StoredRun]) -> tuple[pd.DataFrame, list[str], list[str]]
         (see ``statistics.describe``) and its ``sd`` over scans (NaN for a single one); number of
         ``scans`` that are scored; ``covered`` as ``tables.completeness`` says it; ``variant``.
     """
-    differing = told_apart(runs)
+    differing = [
+        {name: _plain(value) for name, value in settings.items()} for settings in told_apart(runs)
+    ]
     rows: dict[int, dict[Any, Any]] = {}
     for index, (run, own) in enumerate(zip(runs, differing, strict=True)):
         table = summarise(run.scores, run.plan["organs"]).set_index("organ")
@@ -139,6 +141,11 @@ def _flat(value: Any, name: str) -> dict[str, Any]:
 
 def _short(value: Any) -> Any:
     return value[:8] if isinstance(value, str) and DIGEST.fullmatch(value) else value
+
+
+def _plain(value: Any) -> Any:
+    """A value that a column can hold: lists become text."""
+    return value if value is None or isinstance(value, int | float | str) else str(value)
 
 
 def _order(value: Any) -> tuple[float, str]:

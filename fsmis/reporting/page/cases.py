@@ -71,10 +71,10 @@ def loss_curves(run: StoredRun) -> dict[str, str]:
 
 
 def _case(run: StoredRun, key: tuple[int, str, str]) -> Case:
-    cell, dice = Cell(*key), run.dice.xs(key)
+    cell, dice = Cell(*key), pd.Series(run.dice.xs(key))
     overlay = _embedded(run.folder.path / f"figures/{cell.name}.png")
     by_organ = dice.reindex(run.plan["organs"]).dropna().sort_values(kind="stable").to_dict()
-    return Case(cell, by_organ, dice.mean(), overlay)
+    return Case(cell, by_organ, float(dice.mean()), overlay)
 
 
 def _missing(undrawn: list[Case], n_shown: int) -> str | None:

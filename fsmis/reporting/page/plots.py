@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from fsmis.reporting import palette
 from fsmis.reporting.charts import lines, swept
@@ -23,9 +24,9 @@ from fsmis.reporting.runs import StoredRun
 INK = "#010203"  # stands for the colour of the page's text
 DOT, MEDIAN = palette.PALETTE[:2]
 WIDTH = 4.4  # inches; about the width of a phone
-PLOT = 2.6  # inches, height of a chart of curves without its legend
+PLOT = 3.2  # inches, height of a chart of curves without its legend
 BOX = 0.18  # inches, height of a box
-LINE = 0.16  # inches, height of a line of a name
+LINE = 0.15  # inches, height of a line of a name
 GAP = 0.09  # inches between a name and the box below it, or the row above it
 LETTERS = 46  # that fit into the width
 STEP = 10  # percent to which the ends of an axis are rounded
@@ -126,9 +127,11 @@ def _inline(text: str, heading: str) -> Markup:
 def _curves(
     axis: Axes, frame: pd.DataFrame, setting: str, settings: list[str], ends: tuple[float, float]
 ) -> None:
-    lines(axis, frame, setting, settings)
-    axis.set_ylim(min(ends[0], axis.get_ylim()[0]), max(ends[1], axis.get_ylim()[1]))
+    levels = lines(axis, frame, setting, settings)
+    axis.set_ylim(*ends)
     handles, names = axis.get_legend_handles_labels()
+    handles += [Line2D([], [], linestyle=":", color=palette.FAINT)] * len(levels)
+    names += [f"{mean:.1f} {line}" for line, mean in levels.itertuples(index=False)]
     wrapped = [_wrapped(name) for name in names]
     legend = sum(LINE * _n_lines(name) + GAP for name in wrapped)
     figure = axis.figure

@@ -83,7 +83,7 @@ def results(
         columns: list[tuple[Column, list[Entry]]] = [
             _text("method", rows["method"]),
             _links(rows["variant"], anchors),
-            _text("covered", rows["covered"]),
+            (Column("covered", "text"), _text("covered", rows["covered"])[1]),
             *_settings(rows, [name for name in named if name not in same]),
         ]
         for measure in MEASURES:
@@ -148,9 +148,7 @@ def _numbers(
         )
     ends = zip(numbers["low"], numbers["high"], strict=True)
     interval = [
-        Entry("–", None)
-        if pd.isna(low)
-        else Entry(f"{low:.{decimals}f} – {high:.{decimals}f}", low)
+        Entry("–", None) if pd.isna(low) else Entry(f"{low:.1f} – {high:.1f}", low)
         for low, high in ends
     ]
     columns.append((Column(INTERVAL, "number", measure), interval))

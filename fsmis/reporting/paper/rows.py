@@ -17,8 +17,8 @@ NOTE = f"Dice in percent, over scans, then folds; mean over organs. sd over pati
 PARTIAL_NOTE = "Partial runs do not cover their dataset: not to be compared with the others."
 DATA_NOTE = "The runs read different data files: not to be compared."
 TEST_NOTE = (
-    f"{PAIRED}: mean difference to {{reference}} over the scans of both; p: Wilcoxon's signed-rank "
-    "test over the same patients, Holm's correction."
+    f"{PAIRED}: mean difference to {{reference}} over the scans that both have scored; p: "
+    "Wilcoxon's signed-rank test over the same patients, Holm's correction."
 )
 
 
