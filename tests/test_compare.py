@@ -179,6 +179,12 @@ def test_few_pairs_are_told(tmp_path: Path, capsys) -> None:
     assert rpt["difference"].isna().all()  # four scans are not the benchmark
 
 
+def test_a_partial_run_does_not_make_all_pairs_few(results: Path, capsys) -> None:
+    write_run(results / "part/p1", "part", scattered(0.7), done=CELLS[:2])
+    main([str(results)])
+    assert "Few pairs" not in capsys.readouterr().out  # twenty of them reach a small p
+
+
 def test_several_main_runs_are_no_test_until_one_is_named(results: Path, capsys) -> None:
     write_run(results / "main/m2", "augment_match_prompt", scattered(0.82), memories=3)
     main([str(results)])

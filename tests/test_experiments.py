@@ -98,7 +98,8 @@ def test_every_ablation_has_its_experiment(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit) as stop:
         ablations.main(["machter", "results/runs"])
     assert stop.value.code == 2
-    assert all(name in capsys.readouterr().err for name in ["machter", "matcher"][:1])
+    refused = capsys.readouterr().err
+    assert "machter" in refused and all(name in refused for name in ablations.ABLATIONS)
 
 
 def test_the_printed_command_makes_the_missing_runs(where: list[str], tmp_path: Path) -> None:

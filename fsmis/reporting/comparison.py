@@ -142,64 +142,19 @@ def how_tested(group: Group, main: int | None, wanted: str, names: Mapping[Any, 
     ]
 
 
-@dataclass(frozen=True, eq=False)
-class Tested:
-    """Runs of several groups, each against the main one of its group.
+def against(group: Group, main: int, measure: str) -> pd.DataFrame:
+    """The other runs of a group against its main one, in the mean over organs of a measure.
 
-    Attributes:
-        runs: all of them.
-        groups: theirs, with the position of the main run in it, or None.
-        notes: see ``how_tested``, by dataset.
+    Returns:
+        Columns ``difference``, ``pairs`` and ``p`` of ``statistics.Difference``; ``p_holm``,
+        corrected over these runs. Index: position in the group.
     """
-
-    runs: list[StoredRun]
-    groups: list[tuple[Group, int | None]]
-    notes: dict[str, list[str]]
-
-    @classmethod
-    def against(cls, runs: list[StoredRun], names: pd.Series, main: str | None) -> "Tested":
-        """Test runs.
-
-        Args:
-            runs: to test.
-            names: of the runs, by their position.
-            main: method or variant of the main runs that the user has named; None for ``MAIN``.
-
-        Raises:
-            UserError: several runs are of the method that was asked for.
-        """
-        groups = grouped(runs)
-        wanted, asked = main or MAIN, main is not None
-        mains = [(group, group.main(wanted, asked)) for group in groups]
-        notes: dict[str, list[str]] = {group.dataset: [] for group in groups}
-        for group, position in mains:
-            called = {i: names[runs.index(run)] for i, run in enumerate(group.runs)}
-            if position is None and len(group.runs) == 1:
-                continue  # nothing to compare
-            notes[group.dataset] += [
-                f"{group.protocol}, {group.data}. {note}"
-                for note in how_tested(group, position, wanted, called)
-            ]
-        return cls(runs, mains, notes)
-
-    def of(self, measure: str) -> pd.DataFrame:
-        """Columns ``difference`` of the mean over organs, ``p_holm``; index: position in ``runs``.
-
-        NaN for the main runs, and where there is none. Holm's correction is over the other runs of
-        a group.
-        """
-        positions = {run: position for position, run in enumerate(self.runs)}
-        frame = pd.DataFrame(np.nan, range(len(self.runs)), ["difference", "p_holm"])
-        for group, main in self.groups:
-            if main is None:
-                continue
-            scores = [by_scan(run.scores, measure) for run in group.runs]
-            others = [i for i in range(len(scores)) if i != main]
-            found = [Difference.of(scores[main], scores[i]) for i in others]
-            rows = [positions[group.runs[i]] for i in others]
-            frame.loc[rows, "difference"] = [one.mean for one in found]
-            frame.loc[rows, "p_holm"] = holm([one.p for one in found])
-        return frame
+    scores = [by_scan(run.scores, measure) for run in group.runs]
+    others = [position for position in range(len(scores)) if position != main]
+    found = [Difference.of(scores[main], scores[position]) for position in others]
+    rows = [(one.mean, one.pairs, one.p) for one in found]
+    frame = pd.DataFrame(rows, others, ["difference", "pairs", "p"])
+    return frame.assign(p_holm=holm(frame["p"].to_numpy(float)))
 
 
 def compared(group: Group, main: int | None) -> pd.DataFrame:
@@ -242,13 +197,24 @@ def caveats(group: Group, table: pd.DataFrame) -> Iterator[str]:
             f"{run.method} {run.variant}: {row['pairs']:.0f} pairs; {row['unpaired']:.0f} "
             "scans that one of both lacks are left out of the difference."
         )
-    tests = int(means["p"].notna().sum())
-    smallest = smallest_p(int(means["pairs"].min())) if tests else 0
-    if tests * smallest > SIGNIFICANT:
-        yield (
-            f"Few pairs: with {means['pairs'].min():.0f} of them and {tests} tests no p is below "
-            f"{min(1, tests * smallest):.2g}, however large a difference is."
-        )
+    yield from few_pairs(means)
+
+
+def few_pairs(tested: pd.DataFrame) -> Iterator[str]:
+    """What to know of p values that few pairs keep from being small, a line.
+
+    Args:
+        tested: ``pairs`` and ``p`` of each test.
+    """
+    tested = tested[tested["p"].notna()]
+    if len(tested):
+        most = int(tested["pairs"].max())
+        smallest = len(tested) * smallest_p(most)
+        if smallest > SIGNIFICANT:
+            yield (
+                f"Few pairs: with {most} of them and {len(tested)} tests no p is below "
+                f"{min(1, smallest):.2g}, however large a difference is."
+            )
 
 
 def _difference(main: pd.DataFrame, own: pd.DataFrame) -> dict[str, float]:

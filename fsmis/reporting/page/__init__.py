@@ -11,12 +11,12 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fsmis.files.atomic import write_atomic
-from fsmis.reporting.comparison import Tested
 from fsmis.reporting.overview import labels
 from fsmis.reporting.page.cases import cases, loss_curves
 from fsmis.reporting.page.plots import charts
 from fsmis.reporting.page.tables import published, results
 from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.tested import paired_tests
 from fsmis.runs.provenance import code_version, now
 
 
@@ -91,7 +91,7 @@ def write_page(
         index: Shown(names[index], f"run-{row}", runs[index])
         for row, index in enumerate(frame.index)
     }
-    tested = Tested.against(runs, names, main)
+    tested = paired_tests(runs, names, main)
     anchors = {index: run.anchor for index, run in shown.items()}
     environment = Environment(
         loader=PackageLoader("fsmis.reporting", "page"),

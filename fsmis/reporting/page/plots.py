@@ -144,8 +144,10 @@ def _means(axis: Axes, frame: pd.DataFrame, names: list[str], ends: tuple[float,
     rows = _rows(axis, names, ends)
     axis.hlines(rows, frame["low"], frame["high"], color=DOT, linewidth=2)
     axis.plot(frame["mean"], rows, "o", color=DOT)
-    for row, mean in zip(rows, frame["mean"], strict=True):
-        axis.annotate(f"{mean:.1f}", (ends[1], row), va="center", ha="right", fontsize=9)
+    for row, mean in zip(rows, frame["mean"], strict=True):  # beside the name
+        axis.annotate(
+            f"{mean:.1f}", (ends[1], row - BOX / 2 - GAP), va="bottom", ha="right", fontsize=9
+        )
 
 
 def _boxes(

@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from fsmis.reporting.comparison import Tested
 from fsmis.reporting.overview import setting_text
 from fsmis.reporting.published import PUBLISHED, lay_out, read_published, select
 from fsmis.reporting.runs import StoredRun
 from fsmis.reporting.statistics import by_scan, describe
 from fsmis.reporting.tables import MEAN, PAIRED, PERCENT, is_partial, shown, summarise
+from fsmis.reporting.tested import Tested
 
 MEASURES = {"dice": "Dice %", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 P = "p Holm"
@@ -90,7 +90,7 @@ def results(
             columns += _numbers(rows, runs, measure, tested)
         headings, entries = zip(*columns, strict=True)
         found = [list(row) for row in zip(*entries, strict=True)]
-        notes = tested.notes[str(dataset)]
+        notes = tested.notes.get(str(dataset), [])
         tables[str(dataset)] = Table(shared, list(headings), found, notes, MEASURES)
     return tables
 
@@ -154,7 +154,7 @@ def _numbers(
     columns.append((Column(INTERVAL, "number", measure), interval))
     spread = [_number(value, decimals) for value in numbers["sd"]]
     columns.append((Column("sd", "number", measure), spread))
-    found = tested.of(measure).reindex(rows.index)
+    found = tested.by_measure[measure].reindex(rows.index)
     if found["p_holm"].notna().any():
         signed = [_number(value, decimals, sign="+") for value in found["difference"]]
         columns.append((Column(PAIRED, "number", measure), signed))
