@@ -24,7 +24,7 @@ from fsmis.errors import UserError
 from fsmis.reporting.overlay import fill, show
 from fsmis.reporting.palette import organ_colours
 from fsmis.reporting.paper.files import write_figures, write_table
-from fsmis.reporting.paper.planned import Experiment
+from fsmis.reporting.paper.planned import Experiment, PlannedRun
 from fsmis.reporting.paper.table import requested, say_what_is_missing
 from fsmis.reporting.runs import StoredRun
 from fsmis.reporting.statistics import ranked
@@ -59,6 +59,12 @@ class Row:
 def prediction(run: StoredRun, cell: Cell) -> Path:
     """Where a run keeps what it answered."""
     return run.folder.path / f"predictions/{cell.name}.nii.gz"
+
+
+def name_of(run: PlannedRun) -> str:
+    """Its method, and what else the user sweeps."""
+    others = [value for key, value in run.values.items() if key != "method"]
+    return ", ".join([run.method, *others])
 
 
 def extremes(run: StoredRun, cells: Sequence[Cell]) -> dict[str, Cell]:
@@ -140,13 +146,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if run is None or not all(prediction(run, c).is_file() for c in run.plan["cells"]):
                 missing.append(planned)
             if run is not None and any((run.folder.path / "predictions").glob("*.nii.gz")):
-                runs[planned.method] = run
+                runs[name_of(planned)] = run
         commands = [experiment.command(missing, request.runs.results, SAVED)] if missing else []
         if not runs:
             raise UserError(
                 f"{request.runs.results}: no run with predictions; make them with: {commands[0]}"
             )
-        studied = experiment.base.method if experiment.base.method in runs else next(iter(runs))
+        studied = next((n for n in runs if n.startswith(experiment.base.method)), next(iter(runs)))
         dataset: Dataset = instantiate(runs[studied].config.dataset)
         cells = answered_by_all(list(runs.values()))
         chosen = extremes(runs[studied], cells)

@@ -248,6 +248,18 @@ def test_qualitative_figure_shows_worst_median_and_best(
     assert frame["augment_match_prompt"].tolist() == pytest.approx((100 * dice).iloc[[0, 1, 3]])
 
 
+def test_two_runs_of_a_method_are_two_columns_of_the_qualitative_figure(
+    where: list[str], tmp_path: Path
+) -> None:
+    for matcher in ("random", "identity"):
+        run(tmp_path, *where, *SMALL, "save_predictions=true", f"matcher={matcher}")
+    swept = [*SMALL, "method=augment_match_prompt", "matcher=random,identity"]
+    qualitative.main([str(tmp_path), "--dataset", "phantom", *swept])
+    frame = table(tmp_path / "qualitative_phantom")
+    names = [f"augment_match_prompt, {matcher}" for matcher in ("random", "identity")]
+    assert list(frame)[3:] == names
+
+
 def test_support_set_and_matching_is_drawn(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
