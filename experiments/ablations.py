@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fsmis.cli import command_line
 from fsmis.reporting.paper import protocols
-from fsmis.reporting.paper.figures import curve, dots, groups, lines
+from fsmis.reporting.paper.diagrams import curve, dots, groups, lines
 from fsmis.reporting.paper.planned import PlannedRun
 from fsmis.reporting.paper.rows import Rows
 from fsmis.reporting.paper.table import Names, find, requested, swept, write_rows

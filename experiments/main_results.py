@@ -11,9 +11,9 @@ Own rows are those of ``conf/experiment/main_results.yaml`` and, unless methods 
 from collections.abc import Sequence
 
 from fsmis.cli import command_line
-from fsmis.reporting.paper.figures import dots
+from fsmis.reporting.paper.below_published import NOTE, below_published, published_rows
+from fsmis.reporting.paper.diagrams import dots
 from fsmis.reporting.paper.planned import PlannedRun
-from fsmis.reporting.paper.published import NOTE, below_published, published_rows
 from fsmis.reporting.paper.table import find, requested, write
 from fsmis.reporting.tables import MEAN
 

@@ -13,6 +13,9 @@ import pytest
 from test_records import row
 
 from fsmis.compare import main
+from fsmis.reporting.paper.rows import Row, Rows
+from fsmis.reporting.runs import read_runs
+from fsmis.reporting.tested import paired_tests
 from fsmis.runs.records import Cell, RunFolder
 
 ORGANS = ["liver", "RK", "LK", "spleen"]
@@ -168,6 +171,25 @@ def test_missing_pairs_are_told(results: Path, capsys) -> None:
     assert "to paper is empty for runs on other scans than 20 scans in 5 folds" in beside
     (line,) = (line for line in beside.splitlines() if line.startswith("| part (partial)"))
     assert [cell.strip() for cell in line.split("|")][8:10] == ["-10.00", "–"]
+
+
+def test_a_difference_is_the_same_in_every_table(results: Path) -> None:
+    dice = scattered(0.7)
+    dice[3, 1] = np.nan  # a mean over all scans would not be of the pairs
+    dice[4] = np.nan
+    write_run(results / "holes/h1", "holes", dice)
+    main([str(results)])
+    (holes,) = rows_of(results, method="holes", organ="mean").to_dict("records")
+    runs = {run.variant: run for run in read_runs(results)}
+    rows = [Row({"method": variant}, runs[variant]) for variant in ("m1", "h1")]
+    paper = Rows(rows, reference=rows[0]).frame.set_index("variant").loc["h1"]
+    page = paired_tests([rows[0].run, rows[1].run], pd.Series(["main", "holes"]), None)
+    tested = page.by_measure["dice"].loc[1]
+    assert paper["difference"] == pytest.approx(holes["difference"])
+    assert tested["difference"] == pytest.approx(holes["difference"])
+    assert paper["p"] == tested["p"] == pytest.approx(holes["p"])
+    means = paper["mean"] - rows[0].dice["mean"]
+    assert abs(means - paper["difference"]) > 0.01
 
 
 def test_few_pairs_are_told(tmp_path: Path, capsys) -> None:
