@@ -290,9 +290,11 @@ def test_what_the_user_sets_is_swept_no_longer() -> None:
 
 
 def test_latex_reads_every_character_as_text() -> None:
-    text = pd.DataFrame({"a_b": [r"50 % of a\b & {c}~^#$", "x_1"], "n": ["<0.001", "–"]})
-    bold = pd.DataFrame({"a_b": [False, True], "n": [False, False]})
+    text = pd.DataFrame(
+        {"a_b": [r"50 % of a\b & {c}~^#$", "x_1"], "n": ["<0.001", "–"], "d": ["+1.00", "-2.00"]}
+    )
+    bold = pd.DataFrame({"a_b": [False, True], "n": [False] * 2, "d": [False] * 2})
     source = latex("A & B", "name_1", text, ["100 %."], bold)
     check_latex(source, "name_1")
-    assert r"\textbf{x\_1}" in source and r"\begin{tabular}{lr}" in source
+    assert r"\textbf{x\_1}" in source and r"\begin{tabular}{lrr}" in source
     assert r"\caption{A \& B. 100 \%.}" in source and r"$<$0.001" in source and "--" in source
