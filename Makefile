@@ -4,6 +4,7 @@ DATA ?=  # folder of prepared scans (default: data/<dataset>), or phantom for ge
 DATASET ?= chaos_mri  # of make baselines: chaos_mri, synapse_ct or cmr
 RAW ?=  # raw download, folder or zip, to prepare into DATA first
 RESULTS ?= results/$(if $(PHANTOM),demo/)runs  # where runs go
+MINUTES ?= 8  # of make train-gpu
 ARGS ?=  # more Hydra overrides, e.g. ARGS="segmenter=sam2.1_tiny device=cuda"
 
 PY := .venv/bin/python
@@ -11,7 +12,7 @@ PHANTOM := $(filter phantom,$(DATA))
 NAME := $(strip $(DATASET))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench doctor \
+.PHONY: help setup demo test lint format bench train-gpu doctor \
     data-chaos data-synapse data-cmr reproduce-chaos reproduce-synapse reproduce-cmr reproduce-all baselines
 
 help:  ## list the targets
@@ -46,6 +47,10 @@ format: setup  ## format the code
 
 bench: setup  ## measure speed against the reference path, side by side
 	$(PY) -m fsmis.bench --out results/runs/bench $(ARGS)
+
+train-gpu: setup  ## train the embedded checkpoint further for MINUTES on a GPU, data drawn by all cores: ARGS=
+	$(PY) -m fsmis.training.sam2_mini out=results/runs/training/gpu minutes=$(MINUTES) device=cuda \
+	    workers=$$(nproc) log_every=1000 segmenter.checkpoint=sam2_mini.safetensors $(ARGS)
 
 doctor: setup  ## check versions, weights and devices
 	$(PY) -m fsmis.doctor

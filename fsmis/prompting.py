@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from fsmis.batches import batches
+from fsmis.features.encoded_episode import EncodedEpisode
+from fsmis.protocol import Episode
+from fsmis.segmenters.answer import Answer
 from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.sam2 import Sam2
 
@@ -34,13 +36,13 @@ class Prompts:
     labelled: int | None = None
 
 
-Segment = Callable[[Prompts], np.ndarray]  # images fixed: prompts to logits [R, H, W]
+Segment = Callable[[Prompts], Answer]  # images fixed: prompts to the answer of their rows
 
 
 def segment_prompted(
     segmenter: Sam2, queries: Features, copies: Features, prompts: Prompts
-) -> np.ndarray:
-    """Logits float32 ``[R, H, W]`` of the rows, foreground above 0.
+) -> Answer:
+    """The answer of the rows.
 
     Args:
         segmenter: the video model; rows and memories pass it ``batch_size`` at a time.
@@ -67,11 +69,37 @@ def segment_prompted(
         for count in np.unique(counts)  # the rows of a step have equally many memories
         for rows in batches(np.flatnonzero(counts == count), batch)
     ]
-    logits = []
+    answers = []
     for rows in rows_of_step:
         frames = prompts.row_memory[rows]
         frames = frames[frames >= 0].reshape(len(rows), -1)
         memories = [memory[frame] for frame in frames.T]
-        logits.append(segmenter.segment(queries[prompts.row_query[rows]], memories, size))
+        answers.append(segmenter.segment(queries[prompts.row_query[rows]], memories, size))
     in_order = np.argsort(np.concatenate(rows_of_step))
-    return torch.cat(logits).cpu().numpy()[in_order]
+    return Answer.cat(answers)[in_order]
+
+
+def single_support(segmenter: Sam2, episode: Episode) -> dict[str, Answer]:
+    """The answer on the query slices of every task, each prompted by its part's support slice."""
+    encoded = EncodedEpisode.encode(segmenter, episode)
+    tasks = list(episode.organs.values())
+    parts = [len(task.support_slices) for task in tasks]
+    first = np.cumsum([0, *parts[:-1]])  # memory of each organ's first part
+    prompts = Prompts(
+        memory_copy=np.concatenate([encoded.support_rows(task) for task in tasks]),
+        memory_mask=np.concatenate([task.support_masks for task in tasks]),
+        row_query=np.concatenate([encoded.query_rows(task) for task in tasks]),
+        row_memory=np.concatenate(
+            [start + task.part for start, task in zip(first, tasks, strict=True)]
+        )[:, None],
+    )
+    return by_organ(
+        episode, segment_prompted(segmenter, encoded.queries, encoded.supports, prompts)
+    )
+
+
+def by_organ(episode: Episode, answer: Answer) -> dict[str, Answer]:
+    """The answer of each organ, from rows in the order of the episode's tasks."""
+    ends = np.cumsum([len(task.query_slices) for task in episode.organs.values()])
+    rows = np.split(np.arange(len(answer)), ends[:-1])
+    return {organ: answer[some] for organ, some in zip(episode.organs, rows, strict=True)}

@@ -21,7 +21,9 @@ def build(*overrides: str) -> AugmentMatchPrompt:
     """The method of a composed configuration, small and with lively random weights."""
     small = ["segmenter.checkpoint=random", "segmenter.image_size=64", "support_set.count=6"]
     quiet = ["device=cpu", "cache.dir=null"]
-    small += ["method.memories=1", "method.volume_pass.reach=0", "method.largest_component=false"]
+    small += ["method.largest_component=false"]
+    if not any(override.startswith("method=") for override in overrides):
+        small += ["method.memories=1", "method.volume_pass.reach=0"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[*small, *quiet, *overrides])
     method = instantiate(config.method)
@@ -102,6 +104,13 @@ def test_matches_are_copies_of_the_part_that_serves(episode):
     for match, z in zip(method.matches["liver"], served, strict=True):
         np.testing.assert_array_equal(match.image, episode.support.image[z])
         np.testing.assert_array_equal(match.mask, episode.organs["liver"].support_masks[0])
+
+
+@pytest.mark.parametrize(("memories", "count", "of"), [(1, 4, 1), (3, 4, 3), (3, 2, 2)])
+def test_matches_say_how_many_copies_prompted_together(episode, memories, count, of):
+    method = build(f"method.memories={memories}", f"support_set.count={count}")
+    method.segment(episode)
+    assert {match.of for matches in method.matches.values() for match in matches} == {of}
 
 
 def test_more_memories_change_the_answer(episode):

@@ -106,7 +106,7 @@ def test_logits_equal_the_public_predictor(name, frames, tmp_path):
     ours = segment_prompted(
         segmenter, segmenter.encode(queries), segmenter.encode(supports), prompts
     )
-    ours = ours.reshape(3, organs, *masks.shape[1:])
+    ours = ours.gated.reshape(3, organs, *masks.shape[1:])
     theirs = np.stack(
         [public_logits(public, tmp_path, supports[matched[q]], queries[q], masks) for q in range(3)]
     )
@@ -139,10 +139,11 @@ def test_batching_does_not_change_logits(frames):
         np.zeros(4, int), masks, np.array([0, 1, 2, 0]), np.array([[0], [1], [2], [3]])
     )
     encoded = segmenter.encode(queries), segmenter.encode(supports)
-    together = segment_prompted(segmenter, *encoded, prompts)
+    together = segment_prompted(segmenter, *encoded, prompts).gated
     segmenter.batch_size = segmenter.encode_batch_size = 1
     encoded = segmenter.encode(queries), segmenter.encode(supports)
-    assert np.abs(together - segment_prompted(segmenter, *encoded, prompts)).max() < 1e-4
+    alone = segment_prompted(segmenter, *encoded, prompts).gated
+    assert np.abs(together - alone).max() < 1e-4
 
 
 def test_features_index_and_join():
@@ -221,7 +222,7 @@ def test_every_size_builds(name):
     image[:, 8:24, 8:24] = 1
     features = segmenter.encode(image)
     memory = segmenter.memorise(features, image > 0)
-    assert segmenter.segment(features, [memory, memory], (32, 32)).shape == (1, 32, 32)
+    assert segmenter.segment(features, [memory, memory], (32, 32)).logits.shape == (1, 32, 32)
 
 
 @pytest.mark.parametrize("order", ["sam2 first", "hydra first"])

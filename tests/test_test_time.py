@@ -14,12 +14,18 @@ from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
 from fsmis.prompting import Prompts, segment_prompted
 from fsmis.protocol import Episode
+from fsmis.segmenters.answer import Answer
 from fsmis.test_time.flip import mirror
 from fsmis.test_time.largest_component import largest_component
 from fsmis.test_time.volume_pass import VolumePass
 from tests.test_augment_match_prompt import build, episode
 
 VOLUME_PASS = ["method.volume_pass.reach=1", "method.volume_pass.confidence=0"]
+
+
+def certain(logits: np.ndarray) -> Answer:
+    """An answer of rows that all show the object."""
+    return Answer(logits, np.ones(len(logits), np.float32), np.ones(len(logits), np.float32))
 
 
 def mirrored(episode: Episode) -> Episode:
@@ -45,7 +51,7 @@ def test_all_off_is_the_plain_method(episode):
     prompts = np.concatenate([t.support_masks[t.part] for t in tasks])
     memory = segmenter.memorise(segmenter.encode(episode.support.image[support_z]), prompts)
     queries = segmenter.encode(episode.query.image[query_z])
-    plain = segmenter.segment(queries, [memory], (96, 96)).numpy() > 0
+    plain = segmenter.segment(queries, [memory], (96, 96)).masks
     np.testing.assert_array_equal(np.concatenate(list(masks.values())), plain)
     assert plain.any() and not plain.all()
 
@@ -80,10 +86,10 @@ def test_rows_may_have_fewer_memories(episode):
     masks[1, :, :35] = False
     rows = np.array([[-1, 0], [0, 1], [1, -1], [1, 0]])
     prompts = Prompts(np.array([0, 1]), masks, np.full(4, 2), rows)
-    together = segment_prompted(segmenter, images, images, prompts)
+    together = segment_prompted(segmenter, images, images, prompts).gated
     for row, logits in zip(rows, together, strict=True):
         one = replace(prompts, row_query=np.array([2]), row_memory=row[row >= 0][np.newaxis])
-        alone = segment_prompted(segmenter, images, images, one)[0]
+        alone = segment_prompted(segmenter, images, images, one).gated[0]
         np.testing.assert_allclose(logits, alone, atol=1e-4)
     assert all(np.abs(together[0] - other).max() > 1e-2 for other in together[1:])
 
@@ -115,9 +121,12 @@ def test_confidence_is_the_mean_probability_of_the_foreground():
     logits[1, 0] = [3.0, 3.0, 0.5, 0.5]  # 0.788 on average
     logits[2, 0] = -0.1
     logits[3, 0, 0] = 3.0
-    assert VolumePass(1, 0.9).confident(logits).tolist() == [True, False, False, True]
-    assert VolumePass(1, 0.7).confident(logits).tolist() == [True, True, False, True]
-    assert VolumePass(1, 0.0).confident(logits).tolist() == [True, True, False, True]
+    there = certain(logits)
+    assert VolumePass(1, 0.9).confident(there).tolist() == [True, False, False, True]
+    assert VolumePass(1, 0.7).confident(there).tolist() == [True, True, False, True]
+    assert VolumePass(1, 0.0).confident(there).tolist() == [True, True, False, True]
+    absent = replace(there, object_score=np.array([1, 1, 1, -1], np.float32))
+    assert VolumePass(1, 0.0).confident(absent).tolist() == [True, True, False, False]
 
 
 @given(
@@ -141,7 +150,7 @@ def test_memories_are_the_confident_neighbours_the_nearest_last(slices, known, r
         row_query=2 + np.arange(n),
         row_memory=np.arange(2 * n).reshape(n, 2) % 2,
     )
-    rows, second = VolumePass(reach, 0.9).prompts(logits, slices, first)
+    rows, second = VolumePass(reach, 0.9).prompts(certain(logits), slices, first)
 
     of_row = dict(zip(rows, range(len(rows)), strict=True))
     for row, (organ, z) in enumerate(slices):
@@ -182,7 +191,7 @@ def test_largest_component_of_a_volume():
 
 def test_largest_component_of_every_organ(episode, monkeypatch):
     noise = np.random.default_rng(0).normal(-0.8, 1, (9, 96, 96))  # in many parts
-    monkeypatch.setattr(VolumePass, "refine", lambda *_: noise)
+    monkeypatch.setattr(VolumePass, "refine", lambda *_: certain(noise))
     off, on = (
         build("matcher=ncc", f"method.largest_component={kept}") for kept in ("false", "true")
     )

@@ -113,7 +113,7 @@ def shared_logits(segmenter: Sam2, work: Workload) -> np.ndarray:
     )
     queries = segmenter.encode(work.queries)
     features = segmenter.encode(work.copies[copies])
-    logits = segment_prompted(segmenter, queries, features, prompts)
+    logits = segment_prompted(segmenter, queries, features, prompts).gated
     return logits.reshape(len(work.queries), *work.masks.shape[1:])
 
 

@@ -1,10 +1,9 @@
 """Videos that open with labelled frames: each segmented frame is memory of the ones after it."""
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fsmis.batches import batches
+from fsmis.segmenters.answer import Answer
 from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.sam2 import Sam2
 
@@ -15,7 +14,7 @@ def propagate(
     videos: list[np.ndarray],
     support: Memory,
     size: tuple[int, int],
-) -> list[Tensor]:
+) -> list[Answer]:
     """Segment V videos frame after frame, as ``SAM2VideoPredictor`` would each of them.
 
     Args:
@@ -26,17 +25,18 @@ def propagate(
         size: (H, W) of the logits.
 
     Returns:
-        Logits float32 ``[L, H, W]`` of each video, foreground above 0.
+        The answer of each video, L rows.
     """
     lengths = np.array([len(video) for video in videos])
-    logits: dict[int, Tensor] = {}
+    answers: dict[int, Answer] = {}
     for length in np.unique(lengths):
         alike = np.flatnonzero(lengths == length)
         for batch in batches(alike, segmenter.batch_size):
             frames = np.stack([videos[video] for video in batch], axis=1)
             found = _propagate_batch(segmenter, features, frames, support[batch], size)
-            logits |= dict(zip(batch.tolist(), found.unbind(1), strict=True))
-    return [logits[video] for video in range(len(videos))]
+            for place, video in enumerate(batch.tolist()):
+                answers[video] = Answer.cat([frame[[place]] for frame in found])
+    return [answers[video] for video in range(len(videos))]
 
 
 def _propagate_batch(
@@ -45,12 +45,12 @@ def _propagate_batch(
     frames: np.ndarray,
     support: Memory,
     size: tuple[int, int],
-) -> Tensor:
-    """Logits ``[L, V, H, W]`` of frames int ``[L, V]``, rows of the features."""
-    logits: list[Tensor] = []
+) -> list[Answer]:
+    """The answers, V rows each, of frames int ``[L, V]``, rows of the features."""
+    answers: list[Answer] = []
     past: list[Memory] = []
     for rows in frames:
         found, memory = segmenter.track(features[rows], [support], past, 1 + len(frames), size)
-        logits.append(found)
+        answers.append(found)
         past.append(memory)
-    return torch.stack(logits)
+    return answers

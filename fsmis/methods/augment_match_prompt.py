@@ -12,15 +12,18 @@ import numpy as np
 from fsmis.errors import UserError
 from fsmis.matchers.base import Matcher
 from fsmis.matching import match
-from fsmis.methods.base import Match, Method
-from fsmis.prompting import Prompts, Segment, segment_prompted
+from fsmis.methods.base import Match
+from fsmis.methods.prompted import PromptedMethod
+from fsmis.prompting import Prompts, Segment, by_organ, segment_prompted
 from fsmis.protocol import Episode
+from fsmis.segmenters.answer import Answer
 from fsmis.segmenters.features import Features
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.support_set import SupportSet, SupportSetConstruction
 from fsmis.test_time.flip import mirror, with_flip
-from fsmis.test_time.largest_component import largest_component
+from fsmis.test_time.scale_search import ScaleSearch
 from fsmis.test_time.volume_pass import VolumePass
+from fsmis.test_time.zoom import Zoom
 
 
 @dataclass
@@ -40,7 +43,7 @@ class MatchedCopies:
     nearest: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
 
-class AugmentMatchPrompt(Method):
+class AugmentMatchPrompt(PromptedMethod):
     """The three stages, organs and slices sharing what they have in common.
 
     One support set for every distinct support slice, one encoder pass for every distinct query
@@ -54,7 +57,7 @@ class AugmentMatchPrompt(Method):
             has fewer (the paper: 1).
         flip: average the logits with those of the mirrored slices and copies.
         volume_pass: second pass through the query volume.
-        largest_component: keep the largest connected part of each organ.
+        scale, zoom, largest_component: see :class:`PromptedMethod`.
 
     Raises:
         UserError: ``memories`` is not a count.
@@ -68,19 +71,21 @@ class AugmentMatchPrompt(Method):
         memories: int,
         flip: bool,
         volume_pass: VolumePass,
+        scale: ScaleSearch,
+        zoom: Zoom,
         largest_component: bool,
     ):
+        super().__init__(segmenter, scale, zoom, largest_component)
         if not isinstance(memories, int) or memories < 1:
             raise UserError(f"method.memories={memories}: must be a whole number, 1 or more")
         self.support_set = support_set
         self.matcher = matcher
-        self.segmenter = segmenter
         self.memories = memories
         self.flip = flip
         self.volume_pass = volume_pass
-        self.largest_component = largest_component
 
-    def segment(self, episode: Episode) -> dict[str, np.ndarray]:
+    def answer(self, episode: Episode) -> dict[str, Answer]:
+        """See ``PromptedMethod.answer``."""
         slices = episode.query_slices
         query_images = episode.query.image[slices]
         queries = self.segmenter.encode(query_images)
@@ -89,22 +94,19 @@ class AugmentMatchPrompt(Method):
         segment = self._segment_with(
             np.stack([*copies.images, *query_images]), Features.cat([*copies.features, queries])
         )
-        logits = self.volume_pass.refine(segment(prompts), episode.organs, prompts, segment)
+        answer = self.volume_pass.refine(segment(prompts), episode.organs, prompts, segment)
 
-        masks, matches, first = {}, {}, 0
+        self.matches, first = {}, 0
         for organ, task in episode.organs.items():
             rows = slice(first, first + len(task.query_slices))
-            mask = logits[rows] > 0
-            masks[organ] = largest_component(mask) if self.largest_component else mask
             nearest = prompts.memory_copy[prompts.row_memory[rows, -1]]
             together = (prompts.row_memory[rows] >= 0).sum(axis=1)
-            matches[organ] = [
+            self.matches[organ] = [
                 Match(copies.images[copy], copies.masks[copy][organ], int(of))
                 for copy, of in zip(nearest, together, strict=True)
             ]
             first = rows.stop
-        self.matches = matches
-        return masks
+        return by_organ(episode, answer)
 
     def _segment_with(self, images: np.ndarray, features: Features) -> Segment:
         """Stage 3 on copies and query slices, in the one view or in both."""

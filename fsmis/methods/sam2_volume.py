@@ -4,12 +4,12 @@ import numpy as np
 
 from fsmis.features.encoded_episode import EncodedEpisode, support_of_each_slice
 from fsmis.features.propagation import propagate
-from fsmis.methods.base import Method
+from fsmis.methods.prompted import PromptedMethod
 from fsmis.protocol import Episode
-from fsmis.segmenters.sam2 import Sam2
+from fsmis.segmenters.answer import Answer
 
 
-class Sam2Volume(Method):
+class Sam2Volume(PromptedMethod):
     """SAM2 as it tracks an object through a video (Ravi et al., arXiv 2408.00714).
 
     Each support slice, prompted with its mask, opens two videos of the query slices that it serves:
@@ -18,17 +18,12 @@ class Sam2Volume(Method):
     video; the middle slice is in both, and the upward one answers for it.
     """
 
-    def __init__(self, segmenter: Sam2) -> None:
-        self.segmenter = segmenter
-
-    def segment(self, episode: Episode) -> dict[str, np.ndarray]:
-        """See ``Method.segment``."""
+    def answer(self, episode: Episode) -> dict[str, Answer]:
+        """See ``PromptedMethod.answer``."""
         encoded = EncodedEpisode.encode(self.segmenter, episode)
         size = episode.query.image.shape[1:]
         support_rows, support_masks, videos, places = [], [], [], []
-        masks = {}
         for organ, task in episode.organs.items():
-            masks[organ] = np.zeros((len(task.query_slices), *size), bool)
             rows, supports = encoded.query_rows(task), encoded.support_rows(task)
             for part in np.unique(task.part):
                 served = np.flatnonzero(task.part == part)
@@ -37,10 +32,13 @@ class Sam2Volume(Method):
                     support_rows.append(supports[part])
                     support_masks.append(task.support_masks[part])
                     videos.append(rows[video])
-                    places.append((organ, video))
+                    places += [(organ, slice_) for slice_ in video.tolist()]
         support = self.segmenter.memorise(encoded.supports[support_rows], np.stack(support_masks))
-        logits = propagate(self.segmenter, encoded.queries, videos, support, size)
-        for (organ, video), found in zip(places, logits, strict=True):
-            masks[organ][video] = (found > 0).cpu().numpy()
+        found = Answer.cat(propagate(self.segmenter, encoded.queries, videos, support, size))
+        # Of the slices that two videos hold, the middle ones, the later answers.
+        place_of = {place: row for row, place in enumerate(places)}
         self.matches = support_of_each_slice(episode)
-        return masks
+        return {
+            organ: found[[place_of[organ, slice_] for slice_ in range(len(task.query_slices))]]
+            for organ, task in episode.organs.items()
+        }

@@ -20,13 +20,14 @@ from torch import Tensor
 from fsmis.batches import batches
 from fsmis.errors import UserError
 from fsmis.features.feature_cache import FeatureCache, fingerprint, key
+from fsmis.segmenters.answer import Answer
 from fsmis.segmenters.architecture import read_architecture
 from fsmis.segmenters.checkpoints import load_weights
 from fsmis.segmenters.compiled import compile_encoder
 from fsmis.segmenters.device import resolve_device
 from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.frames import to_frames
-from fsmis.segmenters.logits import gated, resized
+from fsmis.segmenters.logits import resized
 from fsmis.segmenters.steps import Steps
 
 
@@ -176,8 +177,8 @@ class Sam2(Steps):
             return self.memory(features, (mask >= threshold).float())
 
     @torch.inference_mode()
-    def segment(self, features: Features, memories: list[Memory], size: tuple[int, int]) -> Tensor:
-        """Mask logits float32 ``[B, H, W]`` of the query, foreground above 0.
+    def segment(self, features: Features, memories: list[Memory], size: tuple[int, int]) -> Answer:
+        """Masks of the query images, B rows.
 
         Args:
             features: of the query images, B rows.
@@ -185,8 +186,8 @@ class Sam2(Steps):
             size: (H, W) of the logits.
         """
         with self.autocast():
-            mask, _, object_score = self.decode(features, memories)
-        return resized(gated(mask, object_score), size)
+            mask, iou, object_score = self.decode(features, memories)
+        return _answer(mask, iou[:, 0], object_score, size)
 
     @property
     def precision(self) -> torch.dtype:
@@ -212,7 +213,7 @@ class Sam2(Steps):
         past: list[Memory],
         num_frames: int,
         size: tuple[int, int],
-    ) -> tuple[Tensor, Memory]:
+    ) -> tuple[Answer, Memory]:
         """Segment the next frame of a video, and memorise what was found on it.
 
         Args:
@@ -223,16 +224,22 @@ class Sam2(Steps):
             size: (H, W) of the logits.
 
         Returns:
-            Mask logits float32 ``[B, H, W]``, foreground above 0, and the frame's memory.
+            The answer of B rows, and the frame's memory.
         """
         model = self.model
         *high, top = features.levels
         with self.autocast():
             conditioned = self._conditioned(features, support, past, num_frames)
-            _, _, _, low, high_mask, pointer, object_score = model._forward_sam_heads(
+            _, _, iou, low, high_mask, pointer, object_score = model._forward_sam_heads(
                 conditioned,
                 high_res_features=high,
                 multimask_output=model._use_multimask(False, None),
             )
             memory = self._memory(top, high_mask, pointer, object_score, given=False)
-        return resized(low, size), memory
+        return _answer(low, iou.amax(1), object_score, size), memory
+
+
+def _answer(mask: Tensor, iou: Tensor, object_score: Tensor, size: tuple[int, int]) -> Answer:
+    """Of quarter-resolution logits ``[B, 1, h, w]``, IoU ``[B]`` and object score ``[B, 1]``."""
+    parts = resized(mask.float(), size), object_score[:, 0], iou
+    return Answer(*(part.float().cpu().numpy() for part in parts))

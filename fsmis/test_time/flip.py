@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from fsmis.prompting import Prompts, Segment
+from fsmis.segmenters.answer import Answer
 
 
 def mirror(images: np.ndarray) -> np.ndarray:
@@ -13,15 +14,20 @@ def mirror(images: np.ndarray) -> np.ndarray:
 
 
 def with_flip(upright: Segment, mirrored: Segment) -> Segment:
-    """Average two views of the same images; where one sees no object, neither does the average.
+    """Average two views of the same images; where one sees no object, there is none.
 
     Args:
         upright: segments the images as they are.
         mirrored: segments the mirrored images; it gets the prompts with mirrored masks.
     """
 
-    def segment(prompts: Prompts) -> np.ndarray:
-        flipped = replace(prompts, memory_mask=mirror(prompts.memory_mask))
-        return (upright(prompts) + mirror(mirrored(flipped))) / 2
+    def segment(prompts: Prompts) -> Answer:
+        one = upright(prompts)
+        other = mirrored(replace(prompts, memory_mask=mirror(prompts.memory_mask)))
+        return Answer(
+            (one.logits + mirror(other.logits)) / 2,
+            np.minimum(one.object_score, other.object_score),
+            (one.iou + other.iou) / 2,
+        )
 
     return segment

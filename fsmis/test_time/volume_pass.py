@@ -8,6 +8,7 @@ from scipy.special import expit
 from fsmis.errors import UserError
 from fsmis.prompting import Prompts, Segment
 from fsmis.protocol import OrganTask
+from fsmis.segmenters.answer import Answer
 
 
 class VolumePass:
@@ -33,43 +34,40 @@ class VolumePass:
         self.reach = reach
         self.confidence = confidence
 
-    def confident(self, logits: np.ndarray) -> np.ndarray:
-        """Which masks, of logits ``[R, H, W]``, become memories: bool ``[R]``; empty ones never."""
-        foreground = logits > 0
-        probability = np.where(foreground, expit(logits), 0).sum(axis=(1, 2))
+    def confident(self, answer: Answer) -> np.ndarray:
+        """Which masks become memories: bool ``[R]``; empty ones never."""
+        foreground = answer.masks
+        probability = np.where(foreground, expit(answer.logits), 0).sum(axis=(1, 2))
         return probability > self.confidence * foreground.sum(axis=(1, 2))
 
     def refine(
         self,
-        logits: np.ndarray,
+        answer: Answer,
         organs: Mapping[str, OrganTask],
         first: Prompts,
         segment: Segment,
-    ) -> np.ndarray:
-        """Logits ``[R, H, W]`` after the second pass; without a confident neighbour as before it.
+    ) -> Answer:
+        """The answer after the second pass; without a confident neighbour as before it.
 
         Args:
-            logits: answer of the first pass.
+            answer: of the first pass, R rows.
             organs: tasks whose query slices are the rows, in order.
             first: prompts of the first pass.
             segment: answers prompts; copies and query slices are one set of images to it.
         """
         if not self.reach:
-            return logits
+            return answer
         slices = [(organ, int(z)) for organ, task in organs.items() for z in task.query_slices]
-        rows, second = self.prompts(logits, slices, first)
-        refined = logits.copy()
-        if len(rows):
-            refined[rows] = segment(second)
-        return refined
+        rows, second = self.prompts(answer, slices, first)
+        return answer.with_rows(rows, segment(second)) if len(rows) else answer
 
     def prompts(
-        self, logits: np.ndarray, slices: list[tuple[str, int]], first: Prompts
+        self, answer: Answer, slices: list[tuple[str, int]], first: Prompts
     ) -> tuple[np.ndarray, Prompts]:
         """Prompts of the second pass.
 
         Args:
-            logits: answer of the first pass, ``[R, H, W]``.
+            answer: of the first pass, R rows.
             slices: organ and slice position of each row.
             first: prompts of the first pass, copies and query slices in one set of images.
 
@@ -77,7 +75,7 @@ class VolumePass:
             The rows with a confident neighbour, int ``[Q]``, and their prompts: the memories of the
             first pass, then the neighbours, the nearest last.
         """
-        known = np.flatnonzero(self.confident(logits))
+        known = np.flatnonzero(self.confident(answer))
         memory_of = {slices[row]: len(first.memory_copy) + new for new, row in enumerate(known)}
         steps = [step for away in range(self.reach, 0, -1) for step in (-away, away)]
         neighbours = np.array(
@@ -86,7 +84,7 @@ class VolumePass:
         rows = np.flatnonzero((neighbours >= 0).any(axis=1))
         return rows, Prompts(
             memory_copy=np.concatenate([first.memory_copy, first.row_query[known]]),
-            memory_mask=np.concatenate([first.memory_mask, logits[known] > 0]),
+            memory_mask=np.concatenate([first.memory_mask, answer.masks[known]]),
             row_query=first.row_query[rows],
             row_memory=np.hstack([first.row_memory, neighbours])[rows],
             labelled=len(first.memory_copy),

@@ -1,4 +1,4 @@
-"""Label maps of random bodies: air, fat, tissues, and organs painted over them."""
+"""Label maps of random bodies: air, fat, bone, tissues, and organs painted over them."""
 
 from __future__ import annotations
 
@@ -12,51 +12,41 @@ from torch import Tensor
 from fsmis.training.draw import Draw
 from fsmis.training.settings import SyntheticSettings
 
-AIR, FAT = 0, 1
+AIR, FAT, BONE, TISSUE = 0, 1, 2, 3  # labels; tissues count up from TISSUE, organs follow
 
 
-def coordinates(
-    settings: SyntheticSettings, batch: int, frames: int, size: int, draw: Draw
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Body coordinates x, y of every pixel ``[B, F, S, S]`` and height z ``[B, F, 1, 1]``."""
-    axis = torch.linspace(-1, 1, size, device=draw.generator.device)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+@dataclass(frozen=True)
+class Points:
+    """Where in its body every pixel lies.
 
-    # How far the frames of a body lie apart, from two slices of a patient to two patients.
-    effort = draw.uniform(0.2, 1.2, batch, 1, 1, 1)
+    Attributes:
+        x, y: ``[B, F, S, S]``; a body lies within -1 and 1.
+        height: ``[B, F, 1, 1]``.
+        origin: x and y ``[B, 1, 1, 1]`` that tissues are laid around.
+        detail: ``[B, 1, 1, 1]``, size of tissues, 1 where the whole body is in view.
+    """
 
-    def both(spread: float, common: float) -> Tensor:
-        """What all frames of a body share plus what each has of its own."""
-        shared = common * draw.normal(batch, 1, 1, 1)
-        return shared + effort * spread * draw.normal(batch, frames, 1, 1)
-
-    angle = both(settings.rotation, settings.rotation)
-    zoom = both(settings.scaling, 0.2).exp()
-    stretch = both(settings.scaling / 2, 0.1).exp()
-    x = x + both(settings.shift, 0.1)
-    y = y + both(settings.shift, 0.1)
-    cos, sin = angle.cos(), angle.sin()
-    x, y = zoom * stretch * (cos * x - sin * y), zoom / stretch * (sin * x + cos * y)
-    amplitude = settings.displacement * effort[..., None]
-    for cells, share in ((4, 1.0), (9, 0.35)):
-        dx, dy = (amplitude * share * draw.smooth(cells, size, batch, frames, 2)).unbind(2)
-        x, y = x + dx, y + dy
-    height = both(settings.height_change, 0.5)
-    return x, y, height
+    x: Tensor
+    y: Tensor
+    height: Tensor
+    origin: tuple[Tensor, Tensor]
+    detail: Tensor
 
 
-def tissue_labels(
-    settings: SyntheticSettings, x: Tensor, y: Tensor, height: Tensor, draw: Draw
-) -> Tensor:
-    """Label map int64 ``[B, F, S, S]`` of air, fat and tissues."""
+def tissue_labels(settings: SyntheticSettings, points: Points, draw: Draw) -> Tensor:
+    """Label map int64 ``[B, F, S, S]`` of air, fat, bone and tissues."""
+    x, y = points.x, points.y
     batch, frames, size, _ = x.shape
     cells = int(draw.uniform(5, 14, 1))
     low, high = draw.smooth(cells, 48, 2, batch, 1, settings.tissues)
-    turn = (1.5 * height)[:, :, None]
+    turn = (1.5 * points.height)[:, :, None]
     fields = (turn.cos() * low + turn.sin() * high).flatten(0, 1)
-    grid = torch.stack((x, y), -1).flatten(0, 1) / 1.6
-    fields = F.grid_sample(fields, grid, padding_mode="reflection", align_corners=False)
-    labels = (2 + fields.argmax(1)).view(batch, frames, size, size)
+    across, along = (x - points.origin[0]), (y - points.origin[1])
+    grid = torch.stack((across, along), -1) / (1.6 * points.detail[..., None])
+    fields = F.grid_sample(
+        fields, grid.flatten(0, 1), padding_mode="reflection", align_corners=False
+    )
+    labels = (TISSUE + fields.argmax(1)).view(batch, frames, size, size)
 
     def per_body(low: float, high: float) -> Tensor:
         return draw.uniform(low, high, batch, 1, 1, 1)
@@ -70,6 +60,9 @@ def tissue_labels(
     outline = x.abs() ** power + (y.abs() / per_body(0.6, 1)) ** power
     radius = outline ** (1 / power) / girth + wobble
     rim = per_body(0.8, 1.0)
+    ribs = (radius - rim + per_body(0.02, 0.12)).abs() < per_body(0.01, 0.05)
+    ribs &= (per_body(3, 14) * angle + 4 * points.height + per_body(0, 6)).cos() > per_body(-0.5, 1)
+    labels = torch.where(ribs & draw.chance(0.6, batch, 1, 1, 1), BONE, labels)
     labels = torch.where(radius > rim, FAT, labels)
     return torch.where(radius > 1, AIR, labels)
 
@@ -83,19 +76,19 @@ class Organs:
         self.x = draw.uniform(-0.65, 0.65, batch, count)
         self.y = draw.uniform(-0.55, 0.55, batch, count)
         # Large organs lie below small ones, so that they are not cut to pieces.
-        largest = torch.linspace(math.log(0.65), math.log(0.3), count, device=self.x.device)
+        largest = torch.linspace(math.log(0.65), math.log(0.2), count, device=self.x.device)
         length = torch.lerp(
-            largest.new_tensor(math.log(0.08)), largest, draw.uniform(0, 1, batch, count)
+            largest.new_tensor(math.log(0.05)), largest, draw.uniform(0, 1, batch, count)
         )
         length = length.exp()
         aspect = draw.uniform(0, 1, batch, count) ** 2 * 1.4
-        self.a, self.b = length, (length * (-aspect).exp()).clamp(min=0.035)
+        self.a, self.b = length, (length * (-aspect).exp()).clamp(min=0.025)
         self.angle = draw.uniform(0, math.pi, batch, count)
         self.bend = draw.normal(batch, count) * 0.6
-        self.wobble = draw.uniform(0, 0.25, batch, count)
-        # Where a core is, it fills this share of the radius; thin shells are walls, a myocardium.
-        core = draw.uniform(0.35, 0.85, batch, count)
-        self.core = torch.where(draw.chance(0.45, batch, count), core, 0.0)
+        self.wobble = draw.uniform(0, 0.3, batch, count)
+        # Where a core is, the shell is this share of the radius; thin ones are walls, a myocardium.
+        wall = draw.uniform(math.log(settings.thinnest), math.log(0.6), batch, count).exp()
+        self.core = torch.where(draw.chance(0.45, batch, count), 1 - wall, 0.0)
         self.middle = draw.normal(batch, count) * 0.6
         self.reach = draw.uniform(0.4, 1.6, batch, count)
         self.lean = draw.normal(2, batch, count) * 0.12
@@ -105,11 +98,12 @@ class Organs:
         change = settings.shape_change
         self.move = draw.normal(2, batch, frames, count) * change * 0.3
         self.swell = (draw.normal(batch, frames, count) * change).exp()
-        self.core_change = (draw.normal(batch, frames, count) * change * 0.7).exp()
+        self.core_change = draw.normal(batch, frames, count) * change * 1.5
         self.draw = draw
 
     def _mirror_some(self, draw: Draw) -> None:
-        """Make the last organs mirrored twins of those before them, as kidneys are."""
+        """Make the last organs mirrored twins of those before them, as kidneys are; of some twins
+        one begins where the other has ended."""
         for twin in range(self.settings.organs - 1, self.settings.organs - 5, -2):
             twins = draw.chance(0.6, len(self.x))
             mirror = {"x": -self.x, "angle": math.pi - self.angle, "bend": self.bend}
@@ -118,6 +112,9 @@ class Organs:
                 source = mirror.get(name, values)[:, twin - 1]
                 values[:, twin] = torch.where(twins, source, values[:, twin])
             self.twin[:, twin] = twins
+            away = draw.uniform(0.3, 1.4, len(self.x)) * draw.normal(len(self.x)).sign()
+            apart = twins & draw.chance(0.5, len(self.x))
+            self.middle[:, twin] += torch.where(apart, away, 0.0)
 
     def _lay_crescents(self, draw: Draw) -> None:
         """Lay an organ beside a later one, which cuts a crescent out of it, as a left ventricle
@@ -140,42 +137,53 @@ class Organs:
                 values[:, organ] = torch.where(beside, value, values[:, organ])
             ring = torch.where(
                 draw.chance(0.7, len(self.x)) & beside,
-                draw.uniform(0.55, 0.8, len(self.x)),
+                draw.uniform(0.55, 0.9, len(self.x)),
                 self.core[:, host],
             )
             self.core[:, host] = ring
 
-    def paint(self, labels: Tensor, x: Tensor, y: Tensor, height: Tensor) -> OrganLabels:
+    def centre(self, height: Tensor) -> tuple[Tensor, Tensor]:
+        """x and y ``[B, F, O]`` of every organ at ``height`` ``[B, F]``."""
+        x = self.x[:, None] + self.lean[0][:, None] * height[..., None] + self.move[0]
+        y = self.y[:, None] + self.lean[1][:, None] * height[..., None] + self.move[1]
+        return x, y
+
+    def growth(self, height: Tensor) -> Tensor:
+        """Size ``[B, F, O]`` of every organ at ``height`` ``[B, F]``, 1 in its middle, then
+        swollen or shrunk; 0 beyond its end."""
+        away = (height[..., None] - self.middle[:, None]) / self.reach[:, None]
+        return (1 - away**2).clamp(min=0).sqrt() * self.swell
+
+    def paint(self, labels: Tensor, points: Points) -> OrganLabels:
         """Paint the organs into ``labels`` in place, later over earlier ones."""
-        batch, frames, size, _ = x.shape
-        fields = self.draw.smooth(7, 32, batch, 4).repeat_interleave(frames, 0)
-        grid = torch.stack((x, y), -1).flatten(0, 1)
-        fields = F.grid_sample(fields, grid, padding_mode="reflection", align_corners=False)
-        fields = fields.view(batch, frames, 4, size, size)
-        inside = labels >= 2
-        z = height[:, :, 0, 0]
-        first = 2 + self.settings.tissues
-        for organ in range(self.settings.organs):
-            middle, reach = self.middle[:, None, organ], self.reach[:, None, organ]
-            section = (1 - ((z - middle) / reach) ** 2).clamp(min=0).sqrt()
-            grow = (section * self.swell[:, :, organ]).clamp(min=1e-3)
-            lean_x, lean_y = self.lean[:, :, None, organ] * z
-            u = x - (self.x[:, None, organ] + lean_x + self.move[0, :, :, organ])[..., None, None]
-            v = y - (self.y[:, None, organ] + lean_y + self.move[1, :, :, organ])[..., None, None]
+        batch, frames = points.x.shape[:2]
+        count = self.settings.organs
+        fields = self.draw.smooth(6, 24, batch, count).repeat_interleave(frames, 0)
+        height = points.height[:, :, 0, 0]
+        centres = self.centre(height)
+        growth = self.growth(height).clamp(min=1e-3)
+        inside = labels >= BONE
+        first = TISSUE + self.settings.tissues
+        for organ in range(count):
+            u = points.x - centres[0][:, :, organ, None, None]
+            v = points.y - centres[1][:, :, organ, None, None]
             cos = self.angle[:, organ].cos().view(-1, 1, 1, 1)
             sin = self.angle[:, organ].sin().view(-1, 1, 1, 1)
-            a = (self.a[:, None, organ] * grow)[..., None, None]
-            b = (self.b[:, None, organ] * grow)[..., None, None]
+            a = (self.a[:, None, organ] * growth[:, :, organ])[..., None, None]
+            b = (self.b[:, None, organ] * growth[:, :, organ])[..., None, None]
             along, across = (cos * u + sin * v) / a, (cos * v - sin * u) / b
             bend = self.bend[:, organ].view(-1, 1, 1, 1)
             across = across + bend * (along**2 - 0.5)
-            wobble = self.wobble[:, organ].view(-1, 1, 1, 1) * fields[:, :, organ % 4]
+            grid = torch.stack((along, across), -1).flatten(0, 1) / 2
+            field = F.grid_sample(fields[:, organ, None], grid, align_corners=False)
+            wobble = self.wobble[:, organ].view(-1, 1, 1, 1) * field.view_as(along)
             radius = (along**2 + across**2).sqrt() + wobble
-            core = self.core[:, None, organ] * self.core_change[:, :, organ]
-            core = core.clamp(max=0.92)[..., None, None]
+            core = self.core[:, None, organ]
+            core = 1 - (1 - core) * self.core_change[:, :, organ].exp()
+            core = core.clamp(max=0.95) * (self.core[:, None, organ] > 0)
             shell = inside & (radius < 1)
-            labels.copy_(torch.where(shell, first + 2 * organ, labels))
-            labels.copy_(torch.where(shell & (radius < core), first + 2 * organ + 1, labels))
+            labels.masked_fill_(shell, first + 2 * organ)
+            labels.masked_fill_(shell & (radius < core[..., None, None]), first + 2 * organ + 1)
         return OrganLabels(first, self.core > 0, self.twin)
 
 

@@ -8,27 +8,30 @@ meaning: ``conf/training/sam2_mini.yaml``.
 from __future__ import annotations
 
 import csv
+import itertools
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
-import torch.nn.functional as F
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
-from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.training.curves import plot_curves
-from fsmis.training.points import draw_points
+from fsmis.training.objective import predict, total_loss
 from fsmis.training.settings import SyntheticSettings
 from fsmis.training.synthetic import SyntheticBatch, sample_bodies
 
+SDPA_OF_GPU = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+COLUMNS = ("validation_dice", "validation_presence_auc")
 CONF = str(Path(__file__).parents[2] / "conf" / "training")
 
 
@@ -50,93 +53,42 @@ class SyntheticSteps(Dataset[SyntheticBatch]):
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Quarter-resolution logits, predicted IoU and object score of B * K rows, and their truth."""
+class Validation:
+    """Scores on synthetic bodies that no training step draws.
 
-    logits: Tensor
-    iou: Tensor
-    object_score: Tensor
-    truth: Tensor  # share of each quarter-resolution pixel that is foreground
+    Attributes:
+        dice: mean hard Dice of the targets that the query shows, were each believed to be there.
+        presence: area under the ROC curve of the object score, present against absent.
+    """
 
-
-@dataclass(frozen=True)
-class Predictions:
-    """The last frame of every body, prompted by the frames before it and by points on itself."""
-
-    by_memory: Prediction
-    by_points: Prediction
-
-
-def predict(segmenter: Sam2, batch: SyntheticBatch, generator: torch.Generator) -> Predictions:
-    """Segment the last frame of every body; the points are drawn from ``generator``."""
-    images, masks = batch.images.to(segmenter.device), batch.masks.to(segmenter.device)
-    count, frames = images.shape[:2]
-    targets = masks.shape[1]
-    pixels = (images.flatten(0, 1)[:, None] - segmenter.mean) / segmenter.std
-    features = segmenter.features(pixels.contiguous(memory_format=torch.channels_last))
-    body = torch.arange(count, device=images.device).repeat_interleave(targets) * frames
-    prompts = masks.flatten(0, 1).float()
-    memories = [
-        segmenter.memory(features[body + frame], prompts[:, frame, None])
-        for frame in range(frames - 1)
-    ]
-    query, truth = features[body + frames - 1], prompts[:, -1, None]
-    decoded = segmenter.decode(query, memories)
-    small = F.adaptive_avg_pool2d(truth, decoded[0].shape[-1])
-    coordinates, labels = draw_points(truth[:, 0].cpu(), generator)
-    pointed = segmenter.decode_points(
-        query, coordinates.to(segmenter.device), labels.to(segmenter.device)
-    )
-    return Predictions(Prediction(*decoded, small), Prediction(*pointed, small))
-
-
-def total_loss(predictions: Predictions, config: DictConfig) -> Tensor:
-    """The loss of both kinds of prompts."""
-    by_memory = loss_of(predictions.by_memory, config)
-    return by_memory + config.loss.points * loss_of(predictions.by_points, config)
-
-
-def loss_of(prediction: Prediction, config: DictConfig) -> Tensor:
-    """Cross-entropy, soft Dice, and small terms for object presence and the predicted IoU."""
-    truth, probability = prediction.truth, prediction.logits.sigmoid()
-    present = (truth.amax((1, 2, 3)) > 0.5).float()[:, None]
-    crossed = F.binary_cross_entropy_with_logits(prediction.logits, truth)
-    overlap = (probability * truth).sum((1, 2, 3))
-    total = probability.sum((1, 2, 3)) + truth.sum((1, 2, 3))
-    dice = 1 - (2 * overlap + 1) / (total + 1)
-    presence = F.binary_cross_entropy_with_logits(prediction.object_score, present)
-    iou = overlap / (total - overlap + 1e-6)
-    iou_error = F.mse_loss(prediction.iou[:, 0], iou.detach())
-    weight = config.loss
-    return (
-        weight.cross_entropy * crossed
-        + dice.mean()
-        + weight.presence * presence
-        + weight.iou * iou_error
-    )
+    dice: float
+    presence: float
 
 
 @torch.no_grad()
-def validate(segmenter: Sam2, config: DictConfig) -> float:
-    """Mean hard Dice of present targets on synthetic bodies no training step draws."""
+def validate(segmenter: Sam2, config: DictConfig) -> Validation:
+    """Score a segmenter on the same held-out batches every time."""
     held_out = SyntheticSteps(config, segmenter.image_size, config.seed + 1)
-    dice = []
+    dice, scores, present = [], [], []
     for index in range(config.validation_batches):
         generator = torch.Generator().manual_seed(index)
         prediction = predict(segmenter, held_out[index], generator).by_memory
         mask, truth = prediction.logits > 0, prediction.truth > 0.5
         overlap = (mask & truth).sum((1, 2, 3))
         total = mask.sum((1, 2, 3)) + truth.sum((1, 2, 3))
-        present = truth.any(3).any(2).any(1)
-        dice.append((2 * overlap / total.clamp(min=1))[present])
-    return float(torch.cat(dice).mean())
+        dice.append((2 * overlap / total.clamp(min=1))[prediction.present])
+        scores.append(prediction.object_score[:, 0])
+        present.append(prediction.present)
+    score, shown = torch.cat(scores), torch.cat(present)
+    above = (score[shown][:, None] > score[~shown]).float().mean()
+    return Validation(float(torch.cat(dice).mean()), float(above))
 
 
-def learning_rate(step: int, config: DictConfig) -> float:
-    """Linear warm-up, constant, linear to zero over the last ``cooldown`` steps."""
-    total = sum(stage.steps for stage in config.stages)
+def learning_rate(step: int, done: float, config: DictConfig) -> float:
+    """Linear warm-up over the first steps, constant, linear to zero over the last part of the run,
+    of which the share ``done`` lies behind."""
     warm = min(1.0, (step + 1) / config.warmup)
-    return config.learning_rate * warm * min(1.0, (total - step) / config.cooldown)
+    return config.learning_rate * warm * min(1.0, (1 - done) / config.cooldown)
 
 
 class Trainer:
@@ -148,6 +100,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         self._attach(instantiate(config.segmenter, image_size=config.stages[0].image_size))
         self.step = 0
+        self.start = time.monotonic()
         if (self.out / "state.pt").exists():
             state = torch.load(self.out / "state.pt", weights_only=True)
             self._load(state)
@@ -188,13 +141,28 @@ class Trainer:
         segmenter.model.load_state_dict(self.average.module.state_dict())
         return segmenter
 
+    @property
+    def done(self) -> float:
+        """Share of the run that is behind: of its minutes since the start of this process where
+        they are set, else of its steps."""
+        if self.config.minutes is not None:
+            return min(1.0, (time.monotonic() - self.start) / (60 * self.config.minutes))
+        return float(self.step / self.config.steps)
+
     def train_step(self, batch: SyntheticBatch) -> float:
-        """One optimiser step; returns the loss."""
+        """One optimiser step, in bfloat16 over float32 weights if so configured; returns the
+        loss."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config)
+            group["lr"] = learning_rate(self.step, self.done, self.config)
         self.segmenter.model.train()
         generator = torch.Generator().manual_seed(self.config.seed * 10_000_000 + self.step)
-        loss = total_loss(predict(self.segmenter, batch, generator), self.config)
+        device = self.segmenter.device.type
+        # On a CPU the fused attention is slower backwards than plain matrix products.
+        backends = [SDPBackend.MATH] if device == "cpu" else list(SDPA_OF_GPU)
+        bfloat16 = torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16)
+        with bfloat16, sdpa_kernel(backends):
+            predictions = predict(self.segmenter, batch, generator, self.config.predicted_memory)
+        loss = total_loss(predictions, self.config)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.segmenter.model.parameters(), self.config.gradient_norm)
@@ -216,16 +184,17 @@ class Trainer:
 
     def log(self, loss: float) -> None:
         """Append loss and validation Dice to ``log.csv`` and redraw ``curves.png``."""
-        dice = validate(self.averaged(), self.config)
+        scores = validate(self.averaged(), self.config)
         path = self.out / "log.csv"
         new = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
-                writer.writerow(["step", "pairs", "image_size", "loss", "validation_dice"])
+                writer.writerow(["step", "pairs", "image_size", "loss", *COLUMNS])
             pairs = self.step * self.config.batch_size * self.config.data.targets
             size = self.segmenter.image_size
-            writer.writerow([self.step, pairs, size, f"{loss:.4f}", f"{dice:.4f}"])
+            row = [f"{scores.dice:.4f}", f"{scores.presence:.4f}"]
+            writer.writerow([self.step, pairs, size, f"{loss:.4f}", *row])
         plot_curves(path, self.out / "curves.png")
 
 
@@ -234,14 +203,13 @@ def train(config: DictConfig) -> Path:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     trainer = Trainer(config)
-    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
-    total = sum(stage.steps for stage in config.stages)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        task = progress.add_task("training", total=total, completed=trainer.step)
-        end = 0
+        task = progress.add_task("training", total=1.0)
+        until = 0.0
         for stage in config.stages:
-            end += stage.steps
-            if trainer.step >= end:
+            until += stage.share
+            if trainer.done >= until - 1e-9:
                 continue
             if trainer.segmenter.image_size != stage.image_size:
                 trainer.resize(stage.image_size)
@@ -249,20 +217,24 @@ def train(config: DictConfig) -> Path:
             loader = DataLoader(
                 steps,
                 batch_size=None,
-                sampler=range(trainer.step, end),
+                sampler=itertools.count(trainer.step),
                 num_workers=config.workers,
-                persistent_workers=False,
             )
             running = 0.0
             for batch in loader:
                 loss = trainer.train_step(batch)
                 running = loss if running == 0 else 0.98 * running + 0.02 * loss
                 progress.update(
-                    task, completed=trainer.step, description=f"{stage.image_size} px {running:.3f}"
+                    task,
+                    completed=trainer.done,
+                    description=f"step {trainer.step}, {stage.image_size} px, loss {running:.3f}",
                 )
-                if trainer.step % config.log_every == 0 or trainer.step == total:
+                ended = trainer.done >= until - 1e-9
+                if trainer.step % config.log_every == 0 or ended:
                     trainer.save()
                     trainer.log(running)
+                if ended:
+                    break
     return trainer.out / "weights.safetensors"
 
 

@@ -1,5 +1,6 @@
 """Settings of the synthetic data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -15,12 +16,21 @@ class SyntheticSettings:
     shift: float
     displacement: float
     height_change: float
+    beyond: float
+    elsewhere: float
+    cropped: float
+    crop_factor: Sequence[float]
+    misplaced: float
+    field_of_view: float
     shape_change: float
+    thinnest: float
+    ct: float
     contrast_change: float
     texture: float
+    vessels: float
     noise: float
     bias_field: float
     gamma: float
-    vanished: float
+    absent: float
     smallest: float
     largest: float

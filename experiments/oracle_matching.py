@@ -1,0 +1,161 @@
+"""How much matching could gain: every augmented copy prompts every query slice by itself.
+
+    python -m experiments.oracle_matching [key=value ...]
+
+Composes ``conf/config.yaml`` with the overrides and segments the query scans of the chosen folds
+with each copy of the support set alone (one memory, one pass, nothing else at test time). Writes
+``<results_dir>/oracle_matching.csv``, one row for each query slice and organ, and prints the mean
+Dice of the slices where the copy is
+
+- the original, as without augmentation,
+- drawn at random (the mean over all copies),
+- the one that each matcher chooses,
+- the best one. This **reads the query's labels**: it is no method, but the bound of any matcher.
+
+Beside it stands Spearman's correlation, over the copies of a slice, of a matcher's distance with
+Dice: -1 where the nearest copy is the best and the farthest the worst, 0 where distance says
+nothing.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import track
+from scipy.stats import spearmanr
+
+from fsmis.cli import CONF_DIR, command_line
+from fsmis.files.atomic import write_atomic
+from fsmis.matchers.base import Matcher
+from fsmis.matching import nearest
+from fsmis.methods.augment_match_prompt import served_slices
+from fsmis.prompting import Prompts, segment_prompted
+from fsmis.protocol import Episode, truth
+from fsmis.runs.display import console
+from fsmis.segmenters.sam2 import Sam2
+from fsmis.support_set import SupportSetConstruction
+
+MATCHERS = ("encoder_features", "ssim", "ncc", "psnr")  # those that need no download
+
+
+def measure(
+    segmenter: Sam2,
+    support_set: SupportSetConstruction,
+    matchers: dict[str, Matcher],
+    episode: Episode,
+    truths: dict[str, np.ndarray],
+) -> pd.DataFrame:
+    """One row for each query slice of each organ that shows it.
+
+    Columns: ``organ``, ``slice``, ``original``, ``random`` and ``best`` (Dice in [0, 1]), and for
+    each matcher its choice's Dice and ``<matcher>_rho``.
+    """
+    rows = []
+    for z, served in served_slices(episode).items():
+        parts = {
+            organ: part
+            for organ, task in episode.organs.items()
+            for part, support_z in enumerate(task.support_slices)
+            if support_z == z
+        }
+        masks = {organ: episode.organs[organ].support_masks[part] for organ, part in parts.items()}
+        key = f"{episode.dataset}/{episode.support.id}/{z}"
+        copies = support_set.construct(episode.support.image[z], masks, len(served), key)
+        encoded = segmenter.encode(copies.images)
+        queries = segmenter.encode(episode.query.image[served])
+        distances = {}
+        for name, matcher in matchers.items():
+            matcher.fit(encoded if matcher.on_features else copies.images)
+            asked = queries if matcher.on_features else episode.query.image[served]
+            distances[name] = matcher.distance(asked)
+        for organ, part in parts.items():
+            task = episode.organs[organ]
+            for row in np.flatnonzero(task.part == part):
+                true = truths[organ][row]
+                if not true.any():
+                    continue
+                place = served.index(int(task.query_slices[row]))
+                count = len(copies.images)
+                prompts = Prompts(
+                    memory_copy=np.arange(count),
+                    memory_mask=copies.masks[organ],
+                    row_query=np.full(count, place),
+                    row_memory=np.arange(count)[:, None],
+                )
+                found = segment_prompted(segmenter, queries, encoded, prompts).masks
+                dice = 2 * (found & true).sum((1, 2)) / (found.sum((1, 2)) + true.sum())
+                entry = {
+                    "organ": organ,
+                    "slice": int(task.query_slices[row]),
+                    "original": dice[0],
+                    "random": dice.mean(),
+                    "best": dice.max(),
+                }
+                for name, distance in distances.items():
+                    entry[name] = dice[nearest(distance[[place]])[0, 0]]
+                    flat = np.ptp(dice) == 0
+                    rho = np.nan if flat else spearmanr(distance[place].cpu(), dice).statistic
+                    entry[f"{name}_rho"] = rho
+                rows.append(entry)
+    return pd.DataFrame(rows)
+
+
+def summary(measured: pd.DataFrame) -> pd.DataFrame:
+    """Mean Dice in percent by way of choosing, its gain over the original, and the correlation."""
+    ways = [column for column in ("original", "random", *MATCHERS, "best") if column in measured]
+    by_organ = measured.groupby("organ", sort=False)[ways].mean().mean()
+    table = pd.DataFrame({"copy": ways, "Dice": [100 * by_organ[way] for way in ways]})
+    table["gain"] = table["Dice"] - table["Dice"][0]
+    table["rho"] = [
+        measured[f"{way}_rho"].mean() if f"{way}_rho" in measured else np.nan for way in ways
+    ]
+    return table
+
+
+def run(cfg: DictConfig) -> pd.DataFrame:
+    """Measure all query scans of the configured folds."""
+    dataset, protocol = instantiate(cfg.dataset), instantiate(cfg.protocol)
+    segmenter, support_set = instantiate(cfg.segmenter), instantiate(cfg.support_set)
+    matchers = {name: instantiate(cfg.matchers[name]) for name in MATCHERS}
+    pairs = [(split, query) for split in protocol.splits(dataset) for query in split.query_ids]
+    measured = []
+    for split, query_id in track(pairs, "scans", console=console):
+        query = dataset.load(query_id)
+        episode = protocol.episode(dataset, split, dataset.load(split.support_id), query)
+        truths = {o: truth(query, dataset.organs[o], task) for o, task in episode.organs.items()}
+        rows = measure(segmenter, support_set, matchers, episode, truths)
+        measured.append(rows.assign(fold=split.fold, query_scan=query_id))
+    return pd.concat(measured, ignore_index=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; exit code 2 with one line on bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.oracle_matching",
+        description="How much matching could gain; reads the labels of the queries.",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of conf/config.yaml")
+    options = parser.parse_args(arguments)
+    with command_line():
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose("config", overrides=options.overrides)
+            OmegaConf.set_struct(cfg, False)
+            cfg.matchers = {
+                name: compose("config", overrides=[*options.overrides, f"matcher={name}"]).matcher
+                for name in MATCHERS
+            }
+        measured = run(cfg)
+        path = Path(cfg.results_dir) / "oracle_matching.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, measured.to_csv(index=False).encode())
+        console.print(summary(measured).to_markdown(index=False, floatfmt=".2f"))
+        console.print(path)
+
+
+if __name__ == "__main__":
+    main()
