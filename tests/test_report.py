@@ -97,10 +97,10 @@ def write_twins(folder: Path, **identities: dict) -> list[str]:
         (
             {"code": {"own": "0123456789ab" * 5}},
             {"code": {"own": "ba9876543210" * 5}},
-            ["own=01234567", "own=ba987654"],
+            ["code.own=01234567", "code.own=ba987654"],
         ),
-        ({"dataset": {"percentiles": [0, 1]}}, {"dataset": {}}, ["percentiles=[0, 1]", ""]),
-        ({}, {"method": {"_target_": "own.Method"}}, ["", "_target_=own.Method"]),
+        ({"dataset": {"percentiles": [0, 1]}}, {"dataset": {}}, ["dataset.percentiles=[0, 1]", ""]),
+        ({}, {"method": {"_target_": "own.Method"}}, ["", "method._target_=own.Method"]),
     ],
 )
 def test_rows_of_one_name_say_by_what_they_differ(

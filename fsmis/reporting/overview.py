@@ -112,7 +112,7 @@ def setting_text(run: Mapping[Any, Any], names: list[str]) -> list[str]:
     return [
         run[name]
         if "." not in name and isinstance(run[name], str)
-        else f"{name.split('.')[-1]}={run[name]}"
+        else f"{_said(name)}={run[name]}"
         for name in names
         if pd.notna(run[name])
     ]
@@ -122,6 +122,14 @@ def run_names(frame: pd.DataFrame, settings: list[str]) -> list[str]:
     """``labels``, the method always first."""
     named = zip(frame["method"], labels(frame, settings), strict=True)
     return [name if name.startswith(method) else f"{method}, {name}" for method, name in named]
+
+
+def _said(name: str) -> str:
+    """The last part of a dotted name; of an identity its kind too, such as ``code.CopyMask``."""
+    first, *parts = name.split(".")
+    if first == IDENTITY:
+        return ".".join(dict.fromkeys([parts[0], parts[-1]]))
+    return parts[-1] if parts else first
 
 
 def _sharing(runs: list[StoredRun], found: list[dict[str, Any]]) -> list[list[int]]:
