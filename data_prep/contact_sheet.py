@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from fsmis.data.nifti import read_volume
 from fsmis.files.atomic import write_figure
+from fsmis.reporting.overlay import outline, show
 
 COLUMNS = 7  # most scans in a row
 INCHES = 2.0  # side of a scan
@@ -17,8 +18,6 @@ INCHES = 2.0  # side of a scan
 
 def draw_contact_sheet(path: Path, folder: Path, scan_ids: Sequence[str]) -> None:
     """Draw the slice with most label pixels of every scan, each label outlined in its own colour.
-
-    Rows are drawn upwards, so that patients lie as radiologists see them.
 
     Args:
         path: ``.png``.
@@ -35,9 +34,9 @@ def draw_contact_sheet(path: Path, folder: Path, scan_ids: Sequence[str]) -> Non
         image, _, _ = read_volume(folder / f"image_{scan_id}.nii.gz")
         label, _, _ = read_volume(folder / f"label_{scan_id}.nii.gz")
         z = int(np.argmax((label > 0).sum(axis=(1, 2))))
-        axis.imshow(image[z], cmap="gray", origin="lower")
+        show(axis, image[z], scaled=False)
         for value in np.unique(label[z])[1:]:
             colour = colormaps["tab20"](int(value) % 20)
-            axis.contour(label[z] == value, levels=[0.5], colors=[colour], linewidths=0.8)
+            outline(axis, label[z] == value, colour, width=0.8)
         axis.set_title(f"{scan_id}, slice {z}", fontsize=7)
     write_figure(path, figure)

@@ -10,25 +10,14 @@ Own rows are those of ``conf/experiment/main_results.yaml`` and, unless methods 
 
 from collections.abc import Sequence
 
-import pandas as pd
-
-from experiments.comparison import Comparison
-from experiments.draw_comparison import dots
-from experiments.finished_runs import PlannedRun
-from experiments.tabulate import find, presented, requested, write
 from fsmis.cli import command_line
-from fsmis.reporting.beside import TO_PAPER, UNCONFIRMED, data_of, is_comparable
-from fsmis.reporting.published import CONFIRMED, PAPER, lay_out, read_published, select
-from fsmis.reporting.tables import MEAN, shown
+from fsmis.reporting.paper.below_published import NOTE, below_published, published_rows
+from fsmis.reporting.paper.diagrams import dots
+from fsmis.reporting.paper.planned import PlannedRun
+from fsmis.reporting.paper.table import find, requested, write
+from fsmis.reporting.tables import MEAN
 
 EXPERIMENTS = ["main_results", "paper"]
-SETTING = "1"
-LEFT_OUT = ["protocol", "covered", "median", "patients", "difference"]  # the CSV file has them
-NOTE = (
-    "Source: of a published row where it was read (results/published.csv names it; "
-    f"{UNCONFIRMED}: not in its own paper; such rows mix variants of the protocol), of an own row "
-    f"its protocol and scans. {TO_PAPER}: mean less that of {PAPER}."
-)
 
 
 def names(run: PlannedRun) -> dict[str, str]:
@@ -37,47 +26,16 @@ def names(run: PlannedRun) -> dict[str, str]:
     return {**run.values, "method": own}
 
 
-def published_rows(dataset: str, organs: list[str]) -> pd.DataFrame:
-    """Published rows of a dataset: ``method``, ``year``, Dice of organs and mean, ``source``."""
-    published = read_published()
-    rows = lay_out(published[published["dataset"] == dataset], organs)
-    rows = select(rows, SETTING, everything=False)
-    mark = rows["status"].map(lambda status: "" if status == CONFIRMED else UNCONFIRMED)
-    rows["source"] = rows["status"] + mark
-    return rows[["method", "year", *organs, MEAN, "source"]].astype({MEAN: float})
-
-
-def beside(comparison: Comparison, published: pd.DataFrame) -> pd.DataFrame:
-    """Published rows, if there are any, then own ones, as text."""
-    own = presented(comparison.frame)
-    own["source"] = own["protocol"] + ", " + own["covered"]
-    narrow = [column for column in own if column not in LEFT_OUT]
-    own = own[narrow]
-    if published.empty:
-        return own
-    paper = published.loc[published["method"] == PAPER, MEAN]
-    if len(paper):
-        plans = [run.run.plan for run in comparison.runs]
-        covered = comparison.frame[["covered"]].assign(
-            dataset=[plan["dataset"] for plan in plans], data=[data_of(plan) for plan in plans]
-        )
-        published = published.assign(**{TO_PAPER: published[MEAN] - paper.iloc[0]})
-        own[TO_PAPER] = (own[MEAN] - paper.iloc[0]).where(is_comparable(covered))
-    table = pd.concat([shown(published), shown(own)], ignore_index=True).fillna("–")
-    numbers = [column for column in own if column not in ("method", "source")]
-    return table[["method", "year", *numbers, "source"]]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write ``main_results_<dataset>`` from finished runs."""
     with command_line():
         request = requested("main_results", __doc__, arguments)
         chosen = any(override.startswith("method=") for override in request.overrides)
         found = find(request, names, EXPERIMENTS[:1] if chosen else EXPERIMENTS)
-        plan = found.comparison.runs[0].run.plan
+        plan = found.rows.rows[0].run.plan
         published = published_rows(plan["dataset"], plan["organs"])
-        figure = dots(found.comparison, published.set_index("method")[MEAN].dropna())
-        table = beside(found.comparison, published)
+        figure = dots(found.rows, published.set_index("method")[MEAN].dropna())
+        table = below_published(found.rows, published)
         notes = [] if published.empty else [NOTE]
         write(request, found, "Main results", figure, table, notes=notes)
 

@@ -8,140 +8,28 @@ which the method under study is worst, median and best, each in the slice that s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from hydra.utils import instantiate
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from experiments.finished_runs import Experiment, FinishedRun
-from experiments.tabulate import requested, say_what_is_missing
-from experiments.write_table import write_figures, write_table
 from fsmis.cli import command_line
-from fsmis.data.nifti import read_volume
-from fsmis.datasets import Dataset, Scan
+from fsmis.datasets import Dataset
 from fsmis.errors import UserError
+from fsmis.reporting.paper.files import write_figures, write_table
+from fsmis.reporting.paper.planned import Experiment
+from fsmis.reporting.paper.qualitative import (
+    SAVED,
+    answered_by_all,
+    draw,
+    extremes,
+    name_of,
+    prediction,
+    row_of,
+)
+from fsmis.reporting.paper.table import requested, say_what_is_missing
 from fsmis.runs import display
-from fsmis.runs.records import Cell
 
 EXPERIMENT = "main_results"
-SAVED = "save_predictions=true"
-# Okabe and Ito's colours, told apart by all, for the organs of a dataset in their order.
-COLOURS = ["#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442"]
-OPACITY = 0.55
-SIDE = 1.8  # of a slice in the figure, inch
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One row of the figure.
-
-    Attributes:
-        rank: ``worst``, ``median`` or ``best``.
-        scan: the query scan with its label.
-        z: the slice shown.
-        predictions: uint8 [H, W] label ids of that slice, by method.
-        dice: percent, mean over the organs of the scan, by method.
-    """
-
-    rank: str
-    scan: Scan
-    z: int
-    predictions: dict[str, np.ndarray]
-    dice: dict[str, float]
-
-
-def prediction(run: FinishedRun, cell: Cell) -> Path:
-    """Where a run keeps what it answered."""
-    return run.folder.path / f"predictions/{cell.name}.nii.gz"
-
-
-def dice_of(run: FinishedRun) -> pd.Series:
-    """Mean Dice over organs, percent, by fold and query scan."""
-    dice = 100 * pd.to_numeric(run.scores["dice"])
-    return dice.groupby([run.scores["fold"], run.scores["query_scan"]]).mean().dropna()
-
-
-def ranked(run: FinishedRun, cells: Sequence[Cell]) -> dict[str, Cell]:
-    """The worst, the median and the best of some scans, fewer where there are not three."""
-    dice = dice_of(run)
-    ascending = sorted(cells, key=lambda cell: dice[cell.fold, cell.query_scan])
-    last = len(ascending) - 1
-    places = {"worst": 0, "best": last, "median": last // 2}
-    first = {place: rank for rank, place in reversed(places.items())}  # worst and best go before
-    return {first[place]: ascending[place] for place in sorted(first)}
-
-
-def fullest_slice(scan: Scan, organs: dict[str, int]) -> int:
-    """The slice that shows most organs, of these the one with most of their pixels."""
-    assert scan.label is not None
-    areas = np.stack([(scan.label == value).sum(axis=(1, 2)) for value in organs.values()])
-    return int(np.lexsort((areas.sum(axis=0), (areas > 0).sum(axis=0)))[-1])
-
-
-def answered_by_all(runs: Sequence[FinishedRun]) -> list[Cell]:
-    """The scans that all runs have scored, with their predictions kept.
-
-    Raises:
-        UserError: there is none.
-    """
-    scored = [dice_of(run).index for run in runs]
-    cells = [
-        cell
-        for cell in runs[0].plan["cells"]
-        if all((cell.fold, cell.query_scan) in found for found in scored)
-        and all(prediction(run, cell).is_file() for run in runs)
-    ]
-    if not cells:
-        paths = ", ".join(str(run.folder.path) for run in runs)
-        raise UserError(f"{paths}: no scan has predictions in all of them; run with {SAVED}")
-    return cells
-
-
-def row_of(rank: str, cell: Cell, runs: dict[str, FinishedRun], dataset: Dataset) -> Row:
-    """The row of one scan; ``runs`` by method."""
-    scan = dataset.load(cell.query_scan)
-    z = fullest_slice(scan, dataset.organs)
-    answers = {name: read_volume(prediction(run, cell))[0][z] for name, run in runs.items()}
-    dice = {name: dice_of(run)[cell.fold, cell.query_scan] for name, run in runs.items()}
-    return Row(rank, scan, z, answers, dice)
-
-
-def draw(rows: list[Row], organs: dict[str, int]) -> Figure:
-    """A row for each scan: the slice, the truth, what each method answered with its Dice."""
-    methods = list(rows[0].predictions)
-    size = (SIDE * (2 + len(methods)), SIDE * len(rows) + 0.7)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(rows), 2 + len(methods), squeeze=False)
-    for row, line in zip(rows, axes, strict=True):
-        assert row.scan.label is not None
-        for axis in line:
-            # row 0 is posterior, so the first row belongs at the bottom
-            axis.imshow(row.scan.image[row.z], cmap="gray", vmin=0, vmax=1, origin="lower")
-            axis.set_xticks([])
-            axis.set_yticks([])
-        line[0].set_ylabel(f"{row.rank}\nscan {row.scan.id}, slice {row.z}", fontsize=8)
-        _overlay(line[1], row.scan.label[row.z], organs)
-        for axis, method in zip(line[2:], methods, strict=True):
-            _overlay(axis, row.predictions[method], organs)
-            axis.set_xlabel(f"Dice {row.dice[method]:.1f}", fontsize=8)
-    for axis, name in zip(axes[0], ["query slice", "truth", *methods], strict=True):
-        axis.set_title(name, fontsize=8)
-    patches = [Patch(color=c, label=organ) for c, organ in zip(COLOURS, organs, strict=False)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8)
-    return figure
-
-
-def _overlay(axis: Axes, labels: np.ndarray, organs: dict[str, int]) -> None:
-    picture = np.zeros((*labels.shape, 4))
-    for colour, value in zip(COLOURS, organs.values(), strict=False):
-        picture[labels == value] = to_rgba(colour, OPACITY)
-    axis.imshow(picture, origin="lower")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,16 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if run is None or not all(prediction(run, c).is_file() for c in run.plan["cells"]):
                 missing.append(planned)
             if run is not None and any((run.folder.path / "predictions").glob("*.nii.gz")):
-                runs[planned.method] = run
+                runs[name_of(planned)] = run
         commands = [experiment.command(missing, request.runs.results, SAVED)] if missing else []
         if not runs:
             raise UserError(
                 f"{request.runs.results}: no run with predictions; make them with: {commands[0]}"
             )
-        studied = experiment.base.method if experiment.base.method in runs else next(iter(runs))
+        of_base = [name for name, run in runs.items() if run.method == experiment.base.method]
+        studied = next(iter([*of_base, *runs]))
         dataset: Dataset = instantiate(runs[studied].config.dataset)
         cells = answered_by_all(list(runs.values()))
-        chosen = ranked(runs[studied], cells)
+        chosen = extremes(runs[studied], cells)
         rows = [row_of(rank, cell, runs, dataset) for rank, cell in chosen.items()]
         frame = pd.DataFrame(
             [{"rank": r.rank, "scan": r.scan.id, "slice": r.z} | r.dice for r in rows]

@@ -17,10 +17,12 @@ from hydra.utils import instantiate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.write_table import write_figures
 from fsmis.cli import CONF_DIR, command_line
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
 from fsmis.protocol import Episode
+from fsmis.reporting.overlay import outline, show
+from fsmis.reporting.palette import PREDICTION, PROMPT
+from fsmis.reporting.paper.files import write_figures
 
 SHOWN = 6  # copies and query slices in the figure
 
@@ -44,14 +46,14 @@ def draw(method: AugmentMatchPrompt, episode: Episode, organ: str) -> Figure:
         axis.axis("off")
     rows = zip(axes[0], copies.images, copies.masks[organ], strict=False)
     for number, (axis, image, mask) in enumerate(rows):
-        _outline(axis, image, mask, "#ff5c8a")
+        _draw(axis, image, mask, PROMPT)
         axis.set_title(f"copy {number}" if number else "labelled support", fontsize=9)
     spread = np.linspace(0, len(task.query_slices) - 1, SHOWN + 2).round().astype(int)[1:-1]
     for column, row in enumerate(np.unique(spread)):
         query, match = task.query_slices[row], method.matches[organ][row]
-        _outline(axes[1, column], episode.query.image[query], masks[row], "#00b4d8")
+        _draw(axes[1, column], episode.query.image[query], masks[row], PREDICTION)
         axes[1, column].set_title(f"query slice {query}: answer", fontsize=9)
-        _outline(axes[2, column], match.image, match.mask, "#ff5c8a")
+        _draw(axes[2, column], match.image, match.mask, PROMPT)
         axes[2, column].set_title("matched copy", fontsize=9)
     figure.suptitle(
         f"{episode.dataset}: {organ}, support scan {episode.support.id}, query scan "
@@ -61,11 +63,9 @@ def draw(method: AugmentMatchPrompt, episode: Episode, organ: str) -> Figure:
     return figure
 
 
-def _outline(axis: Axes, image: np.ndarray, mask: np.ndarray, colour: str) -> None:
-    # row 0 is posterior, so the first row belongs at the bottom
-    axis.imshow(image, cmap="gray", vmin=0, vmax=1, origin="lower")
-    if mask.any():
-        axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
+def _draw(axis: Axes, image: np.ndarray, mask: np.ndarray, colour: str) -> None:
+    show(axis, image)
+    outline(axis, mask, colour, width=1.5)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,13 +15,11 @@ import pandas as pd
 from fsmis.cli import command_line
 from fsmis.errors import UserError
 from fsmis.files.atomic import write_atomic
-from fsmis.reporting.collection import StoredRun, read_runs
-from fsmis.reporting.comparable_runs import Group, grouped
-from fsmis.reporting.comparison import compare
+from fsmis.reporting.comparison import MAIN, grouped, require_distinct, require_main
+from fsmis.reporting.measured import compare
 from fsmis.reporting.published import PUBLISHED, read_published
+from fsmis.reporting.runs import StoredRun, read_runs
 from fsmis.runs import display
-
-MAIN = "augment_match_prompt"  # the method that this project is about
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,9 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_line():
         published = read_published(options.published)
         groups = grouped(_of_dataset(read_runs(folder), options.dataset, folder))
+        require_distinct(groups)
         wanted = options.main or MAIN
         if asked:
-            _require(wanted, groups, folder)
+            require_main(wanted, groups, folder)
         comparisons = [
             compare(group, group.main(wanted, asked), wanted, published, setting, options.all_rows)
             for group in groups
@@ -98,15 +97,6 @@ def _of_dataset(runs: list[StoredRun], dataset: str | None, folder: Path) -> lis
         there = ", ".join(sorted({run.plan["dataset"] for run in runs}))
         raise UserError(f"--dataset {dataset}: no run of it in {folder}; choose one of {there}")
     return chosen
-
-
-def _require(wanted: str, groups: list[Group], folder: Path) -> None:
-    if not any(group.named(wanted) for group in groups):
-        methods = {run.plan["method"] for group in groups for run in group.runs}
-        raise UserError(
-            f"--main {wanted}: no run of such a method or variant in {folder}; "
-            f"choose one of {', '.join(sorted(methods))}"
-        )
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ from pathlib import Path
 from fsmis.cli import command_line
 from fsmis.errors import UserError
 from fsmis.files.atomic import write_atomic, write_figure
-from fsmis.reporting.beside import beside_all, run_names
+from fsmis.reporting.beside import beside_all
 from fsmis.reporting.charts import draw
-from fsmis.reporting.collection import read_runs, tabulate
+from fsmis.reporting.comparison import MAIN, grouped, require_main
+from fsmis.reporting.overview import run_names, tabulate
 from fsmis.reporting.page import write_page
+from fsmis.reporting.runs import read_runs
 from fsmis.reporting.statistics import METHOD
 from fsmis.reporting.tables import markdown
 from fsmis.runs import display
@@ -35,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--charted", type=int, default=24, help="runs of a dataset in a chart (default: 24)"
     )
+    parser.add_argument(
+        "--main",
+        metavar="METHOD",
+        help="the method, or the variant of a run, to test the others against on the page "
+        f"(default: {MAIN}, where there is one run of it)",
+    )
     options = parser.parse_args(arguments)
     out = options.out or options.folder
     with command_line():
@@ -42,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if getattr(options, name) < lowest:
                 raise UserError(f"--{name} {getattr(options, name)}: choose {lowest} or more")
         runs = read_runs(options.folder)
+        if options.main is not None:
+            require_main(options.main, grouped(runs), options.folder)
         frame, settings, organs = tabulate(runs)
         title = f"Runs in {options.folder}"
         figure = draw(frame, settings, organs)
@@ -55,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_figure(paths[2], figure, dpi=150)
         paths.append(out / "index.html")
         sizes = {"n_cases": options.cases, "n_charted": options.charted}
-        write_page(paths[3], title, notes, runs, frame, settings, **sizes)
+        write_page(paths[3], title, notes, runs, frame, settings, main=options.main, **sizes)
     # a terminal is narrow: a table for each dataset, what tells runs apart in one column
     for dataset, own in frame.groupby("dataset", sort=False):
         if found := published.get(str(dataset)):

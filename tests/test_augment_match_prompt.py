@@ -106,6 +106,13 @@ def test_matches_are_copies_of_the_part_that_serves(episode):
         np.testing.assert_array_equal(match.mask, episode.organs["liver"].support_masks[0])
 
 
+@pytest.mark.parametrize(("memories", "count", "of"), [(1, 4, 1), (3, 4, 3), (3, 2, 2)])
+def test_matches_say_how_many_copies_prompted_together(episode, memories, count, of):
+    method = build(f"method.memories={memories}", f"support_set.count={count}")
+    method.segment(episode)
+    assert {match.of for matches in method.matches.values() for match in matches} == {of}
+
+
 def test_more_memories_change_the_answer(episode):
     one, three = build("matcher=ncc"), build("matcher=ncc", "method.memories=3")
     assert any(

@@ -13,6 +13,9 @@ import pytest
 from test_records import row
 
 from fsmis.compare import main
+from fsmis.reporting.paper.rows import Row, Rows
+from fsmis.reporting.runs import read_runs
+from fsmis.reporting.tested import paired_tests
 from fsmis.runs.records import Cell, RunFolder
 
 ORGANS = ["liver", "RK", "LK", "spleen"]
@@ -170,6 +173,25 @@ def test_missing_pairs_are_told(results: Path, capsys) -> None:
     assert [cell.strip() for cell in line.split("|")][8:10] == ["-10.00", "–"]
 
 
+def test_a_difference_is_the_same_in_every_table(results: Path) -> None:
+    dice = scattered(0.7)
+    dice[3, 1] = np.nan  # a mean over all scans would not be of the pairs
+    dice[4] = np.nan
+    write_run(results / "holes/h1", "holes", dice)
+    main([str(results)])
+    (holes,) = rows_of(results, method="holes", organ="mean").to_dict("records")
+    runs = {run.variant: run for run in read_runs(results)}
+    rows = [Row({"method": variant}, runs[variant]) for variant in ("m1", "h1")]
+    paper = Rows(rows, reference=rows[0]).frame.set_index("variant").loc["h1"]
+    page = paired_tests([rows[0].run, rows[1].run], pd.Series(["main", "holes"]), None)
+    tested = page.by_measure["dice"].loc[1]
+    assert paper["difference"] == pytest.approx(holes["difference"])
+    assert tested["difference"] == pytest.approx(holes["difference"])
+    assert paper["p"] == tested["p"] == pytest.approx(holes["p"])
+    means = paper["mean"] - rows[0].dice["mean"]
+    assert abs(means - paper["difference"]) > 0.01
+
+
 def test_few_pairs_are_told(tmp_path: Path, capsys) -> None:
     for method, mean in (("augment_match_prompt", 0.8), ("copy_mask", 0.5)):
         write_run(tmp_path / method, method, scattered(mean, 4), planned=CELLS[:4], done=CELLS[:4])
@@ -177,6 +199,12 @@ def test_few_pairs_are_told(tmp_path: Path, capsys) -> None:
     assert "Few pairs: with 4 of them and 1 tests no p is below 0.12" in capsys.readouterr().out
     rpt = rows_of(tmp_path, method="RPT", organ="mean")
     assert rpt["difference"].isna().all()  # four scans are not the benchmark
+
+
+def test_a_partial_run_does_not_make_all_pairs_few(results: Path, capsys) -> None:
+    write_run(results / "part/p1", "part", scattered(0.7), done=CELLS[:2])
+    main([str(results)])
+    assert "Few pairs" not in capsys.readouterr().out  # twenty of them reach a small p
 
 
 def test_several_main_runs_are_no_test_until_one_is_named(results: Path, capsys) -> None:

@@ -13,22 +13,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from experiments import (
-    ablation_augmentation_count,
-    ablation_augmentation_kind,
-    ablation_count_and_matcher,
-    ablation_matcher,
-    ablation_model_size,
-    ablation_protocol,
-    ablation_test_time,
-    main_results,
-    qualitative,
-    support_set_and_matching,
-)
-from experiments.finished_runs import Experiment
-from experiments.write_table import latex
+from experiments import ablations, main_results, qualitative, support_set_and_matching
 from fsmis.cli import CONF_DIR
 from fsmis.data.nifti import read_volume, write_volume
+from fsmis.reporting.paper.files import latex
+from fsmis.reporting.paper.planned import Experiment
 from fsmis.reporting.tables import summarise
 from fsmis.run import execute
 from fsmis.runs.records import RunFolder
@@ -103,11 +92,21 @@ def test_every_file_says_how_it_is_called(name: str, capsys: pytest.CaptureFixtu
     assert f"python -m experiments.{name}" in capsys.readouterr().out
 
 
+def test_every_ablation_has_its_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    planned = {path.stem for path in (CONF_DIR / "experiment").glob("ablation_*.yaml")}
+    assert {f"ablation_{name}" for name in ablations.ABLATIONS} == planned
+    with pytest.raises(SystemExit) as stop:
+        ablations.main(["machter", "results/runs"])
+    assert stop.value.code == 2
+    refused = capsys.readouterr().err
+    assert "machter" in refused and all(name in refused for name in ablations.ABLATIONS)
+
+
 def test_the_printed_command_makes_the_missing_runs(where: list[str], tmp_path: Path) -> None:
     results = tmp_path / "runs"
     results.mkdir()
     settings = [*where[1:], *SMALL, "matcher=random,identity"]
-    command = [sys.executable, "-m", "experiments.ablation_matcher", str(results)]
+    command = [sys.executable, "-m", "experiments.ablations", "matcher", str(results)]
     command += ["--dataset", "phantom", "--out", str(tmp_path / "out"), *settings]
     options = {"capture_output": True, "text": True, "cwd": REPOSITORY}
     refused = subprocess.run(command, **options)
@@ -135,18 +134,19 @@ def test_a_run_serves_every_table_that_needs_it(
     size = [argument for argument in SMALL if not argument.startswith("support_set")]
     run(tmp_path, *where, *size, "support_set=paper", "support_set.per_query_slice=1")
     numbers = [*size, "support_set.per_query_slice=0,1"]
-    for module, settings, swept, made in (
-        (ablation_matcher, SMALL, "matcher=", "encoder_features"),
-        (ablation_augmentation_kind, SMALL, "support_set.kind=", "both"),
-        (ablation_model_size, SMALL, "segmenter=", "sam2_mini"),
-        (ablation_count_and_matcher, SMALL, "matcher=", "encoder_features"),
-        (ablation_test_time, SMALL, "test_time=", "default"),
-        (main_results, SMALL, "method=", "augment_match_prompt"),
-        (ablation_augmentation_count, numbers, "support_set.per_query_slice=", "1"),
+    for name, settings, swept, made in (
+        ("ablation_matcher", SMALL, "matcher=", "encoder_features"),
+        ("ablation_augmentation_kind", SMALL, "support_set.kind=", "both"),
+        ("ablation_model_size", SMALL, "segmenter=", "sam2_mini"),
+        ("ablation_count_and_matcher", SMALL, "matcher=", "encoder_features"),
+        ("ablation_test_time", SMALL, "test_time=", "default"),
+        ("main_results", SMALL, "method=", "augment_match_prompt"),
+        ("ablation_augmentation_count", numbers, "support_set.per_query_slice=", "1"),
     ):
-        name = module.__name__.removeprefix("experiments.")
+        ablation = name.removeprefix("ablation_")
+        module, words = (main_results, []) if name == "main_results" else (ablations, [ablation])
         capsys.readouterr()
-        module.main([str(tmp_path), "--dataset", "phantom", *settings])
+        module.main([*words, str(tmp_path), "--dataset", "phantom", *settings])
         assert len(table(tmp_path / f"{name}_phantom")) == 1
         printed = capsys.readouterr().out
         commands = printed.split("these commands make them:")
@@ -163,7 +163,7 @@ def test_partial_run_is_shown_marked_and_not_compared(
     run(tmp_path, *where, *SMALL, "matcher=identity")
     run(tmp_path, *where, *SMALL, "matcher=random", "protocol.fold=1")
     settings = ["--dataset", "phantom", *SMALL, "matcher=encoder_features,identity,random,ssim"]
-    ablation_matcher.main([str(tmp_path), *settings])
+    ablations.main(["matcher", str(tmp_path), *settings])
     printed = capsys.readouterr().out
     frame = table(tmp_path / "ablation_matcher_phantom").set_index("matcher")
     assert frame.loc["random", "covered"] == "partial: 2/4 scans, folds 1 of 2"
@@ -175,7 +175,7 @@ def test_partial_run_is_shown_marked_and_not_compared(
     assert "partial: 2/4 scans" in markdown and "Partial runs do not cover" in markdown
     assert "Not run: ssim." in markdown
     assert "matcher=random,ssim results_dir" in printed  # what is complete is not asked for
-    ablation_matcher.main([str(tmp_path), *settings[:-1], "matcher=random", "protocol.fold=1"])
+    ablations.main(["matcher", str(tmp_path), *settings[:-1], "matcher=random", "protocol.fold=1"])
     assert "these commands make them" not in capsys.readouterr().out  # nor what nobody wants
 
 
@@ -185,7 +185,7 @@ def test_protocols_are_rows_and_methods_columns(
     for protocol in ("alpnet", "qnet"):
         run(tmp_path, *where, "method=copy_mask", f"protocol={protocol}")
     run(tmp_path, *where, "method=copy_mask", "protocol.n_parts=1", "protocol.fold=0")
-    ablation_protocol.main([str(tmp_path), "--dataset", "phantom", "method=copy_mask"])
+    ablations.main(["protocol", str(tmp_path), "--dataset", "phantom", "method=copy_mask"])
     frame = table(tmp_path / "ablation_protocol_phantom")
     assert frame["protocol"].nunique() == len(frame) == 3
     markdown = (tmp_path / "ablation_protocol_phantom.md").read_text()
@@ -248,6 +248,18 @@ def test_qualitative_figure_shows_worst_median_and_best(
     assert frame["augment_match_prompt"].tolist() == pytest.approx((100 * dice).iloc[[0, 1, 3]])
 
 
+def test_two_runs_of_a_method_are_two_columns_of_the_qualitative_figure(
+    where: list[str], tmp_path: Path
+) -> None:
+    for matcher in ("random", "identity"):
+        run(tmp_path, *where, *SMALL, "save_predictions=true", f"matcher={matcher}")
+    swept = [*SMALL, "method=augment_match_prompt", "matcher=random,identity"]
+    qualitative.main([str(tmp_path), "--dataset", "phantom", *swept])
+    frame = table(tmp_path / "qualitative_phantom")
+    names = [f"augment_match_prompt, {matcher}" for matcher in ("random", "identity")]
+    assert list(frame)[3:] == names
+
+
 def test_support_set_and_matching_is_drawn(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,9 +290,11 @@ def test_what_the_user_sets_is_swept_no_longer() -> None:
 
 
 def test_latex_reads_every_character_as_text() -> None:
-    text = pd.DataFrame({"a_b": [r"50 % of a\b & {c}~^#$", "x_1"], "n": ["<0.001", "–"]})
-    bold = pd.DataFrame({"a_b": [False, True], "n": [False, False]})
+    text = pd.DataFrame(
+        {"a_b": [r"50 % of a\b & {c}~^#$", "x_1"], "n": ["<0.001", "–"], "d": ["+1.00", "-2.00"]}
+    )
+    bold = pd.DataFrame({"a_b": [False, True], "n": [False] * 2, "d": [False] * 2})
     source = latex("A & B", "name_1", text, ["100 %."], bold)
     check_latex(source, "name_1")
-    assert r"\textbf{x\_1}" in source and r"\begin{tabular}{lr}" in source
+    assert r"\textbf{x\_1}" in source and r"\begin{tabular}{lrr}" in source
     assert r"\caption{A \& B. 100 \%.}" in source and r"$<$0.001" in source and "--" in source

@@ -1,21 +1,29 @@
 """The page of a report: opened in a browser as a person would, without a network."""
 
+import itertools
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from test_records import row
 from test_report import CELLS, write_run
 
+from fsmis.compare import main as compare
 from fsmis.report import main
+from fsmis.reporting.page import plots
 from fsmis.runs.records import Cell, RunFolder
 
 HOSTILE = "<b>\"&'</b><script>document.title='taken over'</script>$x$"
 PHONE = {"width": 360, "height": 740}
+DESK = {"width": 1300, "height": 900}
 
 
 def write_results(folder: Path) -> Path:
@@ -116,6 +124,103 @@ def test_it_fits_a_phone(opened, scheme: str) -> None:
         ("rgb(228, 231, 234)", "rgb(20, 23, 26)"),
     )
     assert (ink, paper) == (light if scheme == "light" else dark)
+
+
+def test_a_desk_shows_every_column_of_a_sweep(opened) -> None:
+    opened.set_viewport_size(DESK)
+    table = opened.locator(".scroll").first
+    assert table.evaluate("box => box.scrollWidth - box.clientWidth") <= 0
+    first = [text.strip() for text in table.locator("thead th").all_inner_texts()[:3]]
+    assert first == ["method", "run", "covered"]  # seen whatever the number of settings
+
+
+def test_many_settings_share_a_column_and_fit_too(browser, tmp_path: Path) -> None:
+    for number in range(8):
+        changed = {f"part.long_setting_{k}": (number >> k) & 1 for k in range(3)}
+        changed |= {"matcher": f"matcher_{number}", "segmenter": f"sam2_{number}"}
+        folder = tmp_path / f"0123456789a{number}"
+        write_run(folder, "augment_match_prompt", number / 10, CELLS[: 1 + number % 2], **changed)
+    main([str(tmp_path), "--main", "0123456789a1"])
+    tab = browser.new_page(viewport=DESK)
+    tab.goto((tmp_path / "index.html").as_uri())
+    table = tab.locator(".scroll").first
+    assert table.evaluate("box => box.scrollWidth - box.clientWidth") <= 0
+    assert "matcher_3, sam2_3, long_setting_0=1, long_setting_1=1, long_setting_2=0" in (
+        table.inner_text()
+    )
+    tab.close()
+
+
+def test_a_chosen_measure_takes_the_place_of_dice(opened) -> None:
+    table = opened.locator("table").first
+    assert table.get_by_text("32.00", exact=True).first.is_visible()
+    headings = [text.strip() for text in table.locator("thead th:visible").all_inner_texts()]
+    opened.get_by_label("IoU %").first.check()
+    assert not table.get_by_text("32.00", exact=True).first.is_visible()
+    assert table.get_by_text("100.00", exact=True).first.is_visible()  # as ``row`` has it
+    opened.get_by_label("ASSD mm").first.check()
+    assert table.get_by_text("1.0", exact=True).first.is_visible()
+    shown = [text.strip() for text in table.locator("thead th:visible").all_inner_texts()]
+    assert shown == headings
+
+
+def test_pictures_are_not_cropped(opened) -> None:
+    opened.set_viewport_size(DESK)
+    button = opened.locator("button.picture").first
+    sizes = "button => [button.scrollHeight - button.clientHeight, button.clientHeight]"
+    beyond, height = button.evaluate(sizes)
+    assert beyond == 0 and height == pytest.approx(button.bounding_box()["width"] * 1.9 / 1.1, 0.1)
+
+
+def test_p_values_are_those_of_the_comparison(page: Path, tmp_path: Path) -> None:
+    main([str(page.parent), "--out", str(tmp_path), "--main", "4-32"])
+    compare([str(page.parent), "--out", str(tmp_path), "--main", "4-32"])
+    rows = pd.read_csv(tmp_path / "compare.csv")
+    html = (tmp_path / "index.html").read_text()
+    assert "paired difference: mean difference to augment_match_prompt, ssim, count=32" in html
+    of_dice = re.findall(r'<td class="number" data-measure="dice" data-value="([^"]*)">', html)
+    for column in ("difference", "p_holm"):
+        tested = rows[(rows["organ"] == "mean") & rows[column].notna()]
+        assert len(tested) == 6  # of 8 runs, the main one and one without scores are none
+        written = [float(value) for value in of_dice if value]
+        for value in tested[column]:
+            assert any(value == pytest.approx(one, abs=1e-6) for one in written)
+
+
+def test_without_a_main_run_the_page_says_how_to_choose_one(page: Path, capsys) -> None:
+    html = page.read_text()
+    assert "No test: 6 runs of augment_match_prompt here; choose one of them, --main" in html
+    assert "p Holm" not in html.split('id="results"')[1].split("<table")[1]
+    with pytest.raises(SystemExit) as stop:
+        main([str(page.parent), "--main", "nobody"])
+    assert stop.value.code == 2
+    assert "--main nobody: no run of such a method or variant" in capsys.readouterr().err
+
+
+def test_charts_share_their_axis_of_dice(page: Path) -> None:
+    html = page.read_text()
+    drawn = re.findall(r'<svg role="img" aria-label="chaos_mri: (.*?)".*?</svg>', html, re.DOTALL)
+    svgs = re.findall(r"<svg role=.*?</svg>", html, re.DOTALL)
+    ticks = {
+        name: re.findall(r"<text[^>]*>([\d.]+)</text>", svg.split("matplotlib.axis_2")[0])
+        for name, svg in zip(drawn, svgs, strict=True)
+    }
+    assert {"mean over organs", "liver", "RK"} <= set(ticks)
+    assert ticks["mean over organs"] == ticks["liver"] == ticks["RK"] != []
+
+
+@pytest.mark.parametrize("names", [["short"], ["two, " * 20, "short", "many words " * 20]])
+def test_names_touch_neither_boxes_nor_each_other(names: list[str]) -> None:
+    figure = Figure(figsize=(plots.WIDTH, plots._height(names)), layout="constrained")
+    axis = figure.subplots()
+    values = [np.array([10.0, 50, 90])] * len(names)
+    plots._boxes(axis, values, names, ends=(0, 100))
+    FigureCanvasAgg(figure).draw()
+    texts = [text.get_window_extent() for text in axis.texts]
+    boxes = [line.get_window_extent() for line in axis.lines if len(line.get_xdata()) == 5]
+    assert len(texts) == len(boxes) == len(names)
+    for one, other in itertools.combinations([*texts, *boxes], 2):
+        assert one.y0 > other.y1 or other.y0 > one.y1
 
 
 def test_names_are_text_and_never_markup(opened) -> None:

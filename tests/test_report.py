@@ -1,5 +1,6 @@
 """The report reads finished and unfinished runs from disk, without models."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from test_records import row
 from fsmis.errors import UserError
 from fsmis.report import main
 from fsmis.reporting.charts import draw
-from fsmis.reporting.collection import read_runs, tabulate
+from fsmis.reporting.overview import run_names, tabulate
+from fsmis.reporting.runs import read_runs
 from fsmis.runs.records import Cell, RunFolder
 
 CELLS = [Cell(0, "8", "1"), Cell(1, "1", "8")]
@@ -73,6 +75,53 @@ def test_rows_name_the_settings_that_differ(sweep: Path) -> None:
     (copy,) = frame[frame["method"] == "copy_mask"].to_dict("records")
     assert copy["covered"] == "partial: 1/2 scans, folds 0 of 2"
     assert pd.isna(copy["sd"]) and pd.isna(copy["matcher"])
+
+
+def write_twins(folder: Path, **identities: dict) -> list[str]:
+    """Runs of one name with these parts of an identity; returns their names in the report."""
+    for name, identity in identities.items():
+        write_run(folder / name, "copy_mask", 0.4, CELLS)
+        path = folder / name / "plan.json"
+        plan = json.loads(path.read_text())
+        plan["identity"] |= identity
+        path.write_text(json.dumps(plan))
+    frame, settings, _ = tabulate(read_runs(folder))
+    return run_names(frame, settings)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({"data": "3f2a91c0" * 8}, {"data": "77777777" * 8}, ["data=3f2a91c0", "data=77777777"]),
+        ({"scoring": 1}, {"scoring": 2}, ["scoring=1", "scoring=2"]),
+        (
+            {"code": {"own": "0123456789ab" * 5}},
+            {"code": {"own": "ba9876543210" * 5}},
+            ["code.own=01234567", "code.own=ba987654"],
+        ),
+        ({"dataset": {"percentiles": [0, 1]}}, {"dataset": {}}, ["dataset.percentiles=[0, 1]", ""]),
+        ({}, {"method": {"_target_": "own.Method"}}, ["", "method._target_=own.Method"]),
+    ],
+)
+def test_rows_of_one_name_say_by_what_they_differ(
+    tmp_path: Path, first: dict, second: dict, said: list[str]
+) -> None:
+    names = write_twins(tmp_path, a=first, b=second)
+    assert sorted(names) == sorted(", ".join(filter(None, ["copy_mask", one])) for one in said)
+
+
+def test_a_run_that_lies_there_twice_is_told_by_its_folder(tmp_path: Path) -> None:
+    names = write_twins(tmp_path, a={}, b={})
+    assert names == [f"copy_mask, folder={tmp_path / name}" for name in "ab"]
+
+
+def test_what_differs_otherwise_is_not_said_where_settings_tell(tmp_path: Path) -> None:
+    for name, dice in (("copy_mask", 0.4), ("registration", 0.5)):
+        write_run(tmp_path / name, name, dice, CELLS)
+        path = tmp_path / name / "plan.json"
+        path.write_text(path.read_text().replace('"seed": 0', f'"seed": 0, "data": "{name}"'))
+    _, settings, _ = tabulate(read_runs(tmp_path))
+    assert settings == []
 
 
 def test_runs_have_the_interval_of_their_mean(tmp_path: Path) -> None:

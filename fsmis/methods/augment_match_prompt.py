@@ -102,8 +102,10 @@ class AugmentMatchPrompt(PromptedMethod):
         for organ, task in episode.organs.items():
             rows = slice(first, first + len(task.query_slices))
             nearest = prompts.memory_copy[prompts.row_memory[rows, -1]]
+            together = (prompts.row_memory[rows] >= 0).sum(axis=1)
             self.matches[organ] = [
-                Match(copies.images[copy], copies.masks[copy][organ]) for copy in nearest
+                Match(copies.images[copy], copies.masks[copy][organ], int(of))
+                for copy, of in zip(nearest, together, strict=True)
             ]
             first = rows.stop
         return by_organ(episode, answer)

@@ -14,11 +14,12 @@ from fsmis.training_scans import TrainingScans
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """What a query slice was segmented from: an image float32 [H, W] in [0, 1] and a mask bool
-    [H, W] on it."""
+    """What a query slice was segmented from: an image float32 [H, W] in [0, 1], a mask bool [H, W]
+    on it, and how many such pairs prompted it together, of which this is the nearest."""
 
     image: np.ndarray
     mask: np.ndarray
+    of: int = 1
 
 
 class Method(ABC):

@@ -8,8 +8,7 @@ import pandas as pd
 from omegaconf import ListConfig, OmegaConf
 
 from fsmis.cli import CONF_DIR
-from fsmis.reporting.charts import labels
-from fsmis.reporting.collection import StoredRun
+from fsmis.reporting.overview import run_names
 from fsmis.reporting.published import (
     CONFIRMED,
     PAPER,
@@ -19,7 +18,8 @@ from fsmis.reporting.published import (
     read_published,
     select,
 )
-from fsmis.reporting.tables import MEAN
+from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.tables import MEAN, is_partial
 
 UNCONFIRMED = "†"
 HERE = "here"
@@ -91,12 +91,12 @@ def is_comparable(own: pd.DataFrame) -> pd.Series:
     """Whether each run covers all scans of the benchmark.
 
     Args:
-        own: rows of ``collection.tabulate`` with a column ``data`` (see ``data_of``).
+        own: rows of ``overview.tabulate`` with a column ``data`` (see ``data_of``).
     """
     extents = [benchmark(dataset) or "none" for dataset in own["dataset"]]
     pairs = zip(own["data"], extents, strict=True)
     on_benchmark = pd.Series([data.startswith(extent) for data, extent in pairs], own.index)
-    return on_benchmark & ~own["covered"].str.startswith("partial")
+    return on_benchmark & ~own["covered"].map(is_partial)
 
 
 def beside(
@@ -160,8 +160,8 @@ def beside_all(
     """``beside`` for each dataset that has rows in the repository's table of published numbers.
 
     Args:
-        runs: from ``collection.read_runs``.
-        frame: all of ``collection.tabulate``.
+        runs: from ``runs.read_runs``.
+        frame: all of ``overview.tabulate``.
         settings: the same.
     """
     if not PUBLISHED.is_file():  # an installation without the repository
@@ -192,12 +192,6 @@ def _ours(own: pd.DataFrame, settings: list[str]) -> pd.DataFrame:
     table[PROTOCOL] = own["protocol"] + ", " + own["data"]
     table[OTHERS] = ""
     return table
-
-
-def run_names(own: pd.DataFrame, settings: list[str]) -> list[str]:
-    """``charts.labels``, the method always first."""
-    named = zip(own["method"], labels(own, settings), strict=True)
-    return [name if name.startswith(method) else f"{method}, {name}" for method, name in named]
 
 
 def _numbered(shown: pd.DataFrame) -> dict[str, int]:

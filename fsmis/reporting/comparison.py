@@ -1,148 +1,235 @@
-"""The tables of a comparison: runs against a main one, and all of them beside published rows."""
+"""Runs on the same scans under the same protocol, each against a main one."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from fsmis.reporting.beside import HERE, TO_PAPER, Beside, beside, is_comparable, run_names
-from fsmis.reporting.collection import tabulate
-from fsmis.reporting.comparable_runs import Group, caveats, compared
-from fsmis.reporting.statistics import METHOD
-from fsmis.reporting.tables import MEAN, markdown
-from fsmis.runs import display
-
-TO_MAIN = "to main"
-INTERVAL = "95 % interval"
-NARROW = ["method", "n", "mean", "sd", INTERVAL, TO_MAIN, "p Holm"]  # of a terminal
-CONVENTION = (
-    "Dice in percent, mean over scans, then folds, then organs; n patients; sd and median over "
-    f"their means. {METHOD}, support scans held fixed."
+from fsmis.errors import UserError
+from fsmis.reporting.beside import data_of
+from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.statistics import (
+    Description,
+    Difference,
+    by_scan,
+    describe,
+    difference,
+    holm,
+    patient_means,
+    smallest_p,
 )
+from fsmis.reporting.tables import MEAN, PAIRED
+
+MAIN = "augment_match_prompt"  # the method that this project is about
 TEST = (
-    f"{TO_MAIN}: mean difference to {{main}} on the scans that both have scored. p: Wilcoxon's "
+    f"{PAIRED}: mean difference to {{main}} on the scans that both have scored. p: Wilcoxon's "
     "signed-rank test over patients, two-sided; p Holm: corrected for the number of runs tested."
 )
+NAMED = 3  # variants that a note names
+SIGNIFICANT = 0.05  # a level that few pairs cannot reach, whatever their scores
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """What is printed and written of one group of runs.
+class Group:
+    """Runs that may be compared.
 
     Attributes:
-        title: of the group.
-        table: a row for each run: ``method``; ``n``, ``mean``, ``sd``, ``median`` and interval of
-            its Dice; where there is a main run, difference ``to main`` with its interval,
-            ``pairs``, ``p`` and ``p Holm``; ``covered``; ``variant``.
-        notes: how to read it.
-        published: the runs beside published rows, with their difference ``to main``; None where
-            the dataset has none.
-        rows: the same for every organ, long, with all published rows of the dataset.
+        dataset: name of the dataset.
+        data: which scans of it (see ``beside.data_of``).
+        protocol: name of the protocol.
+        runs: in the order of their folders.
     """
 
-    title: str
-    table: pd.DataFrame
-    notes: list[str]
-    published: Beside | None
-    rows: pd.DataFrame
+    dataset: str
+    data: str
+    protocol: str
+    runs: list[StoredRun]
 
-    def markdown(self) -> str:
-        """Both tables with their notes."""
-        pages = [markdown(self.title, self.table, self.notes)]
-        if self.published is not None:
-            shown = self.published
-            pages.append(markdown(shown.title, shown.table, shown.notes))
-        return "\n".join(pages)
+    @property
+    def title(self) -> str:
+        """Dataset, protocol and data."""
+        return f"{self.dataset}, {self.protocol}, {self.data}"
 
-    def print(self) -> None:
-        """Both tables, as much as a terminal has room for."""
-        display.table(self.title, self.table[[n for n in NARROW if n in self.table]], self.notes)
-        if self.published is not None:
-            shown = self.published
-            names = [name for name in ("method", MEAN, TO_MAIN, TO_PAPER) if name in shown.narrow]
-            display.table(shown.title, shown.narrow[names], shown.notes, shown.own)
+    def named(self, name: str) -> list[int]:
+        """Positions of the runs of a method, or of a variant."""
+        return [i for i, run in enumerate(self.runs) if name in (run.method, run.variant)]
+
+    def main(self, name: str, asked: bool) -> int | None:
+        """The run to compare the others with.
+
+        Args:
+            name: of its method or variant.
+            asked: the user has named it.
+
+        Returns:
+            Its position; None where there is none, or where there are several and none was asked
+            for.
+
+        Raises:
+            UserError: several runs are of the method that was asked for.
+        """
+        found = self.named(name)
+        if len(found) > 1 and asked:
+            variants = ", ".join(self.runs[i].variant for i in found)
+            raise UserError(
+                f"--main {name}: {len(found)} runs of it in {self.title}; name one by its variant: "
+                f"{variants}"
+            )
+        return found[0] if len(found) == 1 else None
 
 
-def compare(
-    group: Group,
-    main: int | None,
-    wanted: str,
-    published: pd.DataFrame,
-    setting: str | None,
-    everything: bool,
-) -> Comparison:
-    """Compare the runs of a group with its main one, and with published rows.
+def grouped(runs: list[StoredRun]) -> list[Group]:
+    """Split runs so that only those on the same data under the same protocol stay together."""
+    groups: dict[tuple[str, str, str], Group] = {}
+    for run in runs:
+        key = run.plan["dataset"], data_of(run.plan), run.plan["protocol"]
+        groups.setdefault(key, Group(*key, runs=[])).runs.append(run)
+    return [groups[key] for key in sorted(groups)]
+
+
+def require_distinct(groups: list[Group]) -> None:
+    """Refuse a run that lies there twice.
+
+    Raises:
+        UserError: naming both folders.
+    """
+    for group in groups:
+        seen: dict[tuple[str, str], StoredRun] = {}
+        for run in group.runs:
+            twin = seen.setdefault((run.method, run.variant), run)
+            if twin is not run:
+                raise UserError(
+                    f"{run.folder.path}: the same run as {twin.folder.path}; give a folder with "
+                    "one of them alone"
+                )
+
+
+def require_main(wanted: str, groups: list[Group], folder: Path) -> None:
+    """Refuse a main run that is in none of the groups.
+
+    Raises:
+        UserError: naming the methods that are there.
+    """
+    if not any(group.named(wanted) for group in groups):
+        methods = {run.method for group in groups for run in group.runs}
+        raise UserError(
+            f"--main {wanted}: no run of such a method or variant in {folder}; "
+            f"choose one of {', '.join(sorted(methods))}"
+        )
+
+
+def how_tested(group: Group, main: int | None, wanted: str, names: Mapping[Any, str]) -> list[str]:
+    """What the runs of a group are tested against, or why they are not.
 
     Args:
         group: of runs.
-        main: position of the main run; None leaves out the differences to it.
-        wanted: its method or variant, for the notes.
-        published: see ``published.read_published``.
-        setting: see ``published.select``.
-        everything: see ``published.select``.
+        main: position of the main one.
+        wanted: its method or variant.
+        names: of the runs, by their position.
     """
-    frame, settings, _ = tabulate(group.runs)
-    frame = frame.assign(data=group.data).assign(run=lambda own: run_names(own, settings))
-    statistics = compared(group, main)
-    of_mean = statistics[statistics["organ"] == MEAN].set_index("position").loc[frame.index]
-    shown = beside(frame, settings, published, setting, everything)
-    theirs = published[published["dataset"] == group.dataset].rename(columns={"dice": MEAN})
     if main is not None:
-        dice = statistics[statistics["position"] == main].set_index("organ")[MEAN]
-        if not is_comparable(frame)[main]:
-            dice *= float("nan")
-        theirs = theirs.assign(difference=theirs[MEAN] - theirs["organ"].map(dice))
-        if shown is not None:
-            shown = _with_main(shown, of_mean["difference"], dice[MEAN])
-    notes = [CONVENTION, *_notes(group, main, wanted, frame), *caveats(group, statistics)]
-    table = _table(frame, of_mean, main is not None)
-    return Comparison(group.title, table, notes, shown, _rows(group, frame, statistics, theirs))
-
-
-def _rows(
-    group: Group, frame: pd.DataFrame, statistics: pd.DataFrame, theirs: pd.DataFrame
-) -> pd.DataFrame:
-    """Own runs, then published rows, a row for each organ."""
-    labels = frame[["method", "run", "variant", "protocol", "data", "covered"]]
-    ours = statistics.join(labels, on="position").drop(columns="position").assign(source=HERE)
-    rows = pd.concat([ours, theirs], ignore_index=True).rename(columns={MEAN: "dice"})
-    rows = rows.assign(comparison=group.title, dataset=group.dataset)
-    rows = rows.astype(dict.fromkeys(["n", "pairs", "unpaired", "year"], "Int64"))
-    first = ["comparison", "dataset", "method", "run", "organ", "dice"]
-    return rows[[*first, *(name for name in rows if name not in first)]]
-
-
-def _table(frame: pd.DataFrame, of_mean: pd.DataFrame, tested: bool) -> pd.DataFrame:
-    table = pd.DataFrame({"method": frame["run"]}).join(of_mean[["n", MEAN, "sd", "median"]])
-    table[INTERVAL] = _interval(of_mean["low"], of_mean["high"], "–")
-    if tested:
-        table[TO_MAIN] = of_mean["difference"].astype(float)
-        ends = of_mean["difference_low"], of_mean["difference_high"]
-        table["its interval"] = _interval(*ends, " to ")
-        table["pairs"] = of_mean["pairs"].astype("Int64")
-        table[["p", "p Holm"]] = of_mean[["p", "p_holm"]].astype(float)
-    return table.join(frame[["covered", "variant"]])
-
-
-def _interval(low: pd.Series, high: pd.Series, word: str) -> list[str]:
-    ends = pd.concat([low, high], axis="columns").to_numpy(float)
-    return [f"{bottom:.2f}{word}{top:.2f}" if bottom <= top else "–" for bottom, top in ends]
-
-
-def _with_main(shown: Beside, differences: pd.Series, main: float) -> Beside:
-    """Published rows with the plain difference of the means, own runs with that of their pairs."""
-    table = shown.table.copy()
-    plain = table[MEAN] - main
-    plain.iloc[shown.own] = differences.to_numpy(float)
-    table.insert(list(table).index(TO_PAPER), TO_MAIN, plain)
-    return replace(shown, table=table)
-
-
-def _notes(group: Group, main: int | None, wanted: str, frame: pd.DataFrame) -> list[str]:
-    if main is not None:
-        name, variant = (str(frame.at[main, column]) for column in ("run", "variant"))
-        return [TEST.format(main=f"{name} ({variant})")]
+        return [TEST.format(main=f"{names[main]} ({group.runs[main].variant})")]
     found = group.named(wanted)
     if not found:
         return [f"No test: no run of {wanted} here; choose the main one with --main."]
-    variants = ", ".join(frame.loc[found, "variant"])
-    return [f"No test: {len(found)} runs of {wanted} here; choose one of them, --main {variants}."]
+    variants = ", ".join(group.runs[position].variant for position in found[:NAMED])
+    more = ", ..." if len(found) > NAMED else ""
+    return [
+        f"No test: {len(found)} runs of {wanted} here; choose one of them, --main {variants}{more}."
+    ]
+
+
+def against(group: Group, main: int, measure: str) -> pd.DataFrame:
+    """The other runs of a group against its main one, in the mean over organs of a measure.
+
+    Returns:
+        Columns ``difference``, ``pairs`` and ``p`` of ``statistics.Difference``; ``p_holm``,
+        corrected over these runs. Index: position in the group.
+    """
+    scores = [by_scan(run.scores, measure) for run in group.runs]
+    others = [position for position in range(len(scores)) if position != main]
+    found = [Difference.of(scores[main], scores[position]) for position in others]
+    rows = [(one.mean, one.pairs, one.p) for one in found]
+    frame = pd.DataFrame(rows, others, ["difference", "pairs", "p"])
+    return frame.assign(p_holm=holm(frame["p"].to_numpy(float)))
+
+
+def compared(group: Group, main: int | None) -> pd.DataFrame:
+    """Dice of every run in a group, and how it differs from the main one.
+
+    Returns:
+        Long: a row for each run and organ, then for its ``mean`` over organs. Columns ``position``
+        of the run, ``organ``; ``mean``, ``sd``, ``median``, ``n``, ``low``, ``high`` (see
+        ``statistics.describe``); the same of the difference to the main run on the scans that both
+        have scored, ``difference``, ``difference_low``, ``difference_high``, ``pairs``;
+        ``unpaired`` patients that only one of both has scored; ``p`` of ``statistics.paired``;
+        ``p_holm``, corrected over the other runs for the mean, over all organs of theirs for the
+        organs.
+    """
+    dice = [run.dice for run in group.runs]
+    rows: list[dict[str, Any]] = []
+    for i, run in enumerate(group.runs):
+        for organ in [*run.plan["organs"], MEAN]:
+            own = _columns(dice[i], organ)
+            row = {"position": i, "organ": organ} | asdict(describe(own))
+            if main is not None and i != main:
+                row |= _difference(_columns(dice[main], organ), own)
+            rows.append(row)
+    tested = ["difference", "difference_low", "difference_high", "pairs", "unpaired", "p"]
+    columns = ["position", "organ", *Description.__annotations__, *tested]
+    frame = pd.DataFrame(rows, columns=columns)
+    of_mean = frame["organ"] == MEAN
+    frame["p_holm"] = np.nan
+    for family in (of_mean, ~of_mean):
+        frame.loc[family, "p_holm"] = holm(frame.loc[family, "p"].to_numpy(float))
+    return frame
+
+
+def caveats(group: Group, table: pd.DataFrame) -> Iterator[str]:
+    """What a reader of ``compared`` has to know about pairs, a line for each."""
+    means = table[table["organ"] == MEAN]
+    for row in means[means["unpaired"] > 0].to_dict("records"):
+        run = group.runs[row["position"]]
+        yield (
+            f"{run.method} {run.variant}: {row['pairs']:.0f} pairs; {row['unpaired']:.0f} "
+            "scans that one of both lacks are left out of the difference."
+        )
+    yield from few_pairs(means)
+
+
+def few_pairs(tested: pd.DataFrame) -> Iterator[str]:
+    """What to know of p values that few pairs keep from being small, a line.
+
+    Args:
+        tested: ``pairs`` and ``p`` of each test.
+    """
+    tested = tested[tested["p"].notna()]
+    if len(tested):
+        most = int(tested["pairs"].max())
+        smallest = len(tested) * smallest_p(most)
+        if smallest > SIGNIFICANT:
+            yield (
+                f"Few pairs: with {most} of them and {len(tested)} tests no p is below "
+                f"{min(1, smallest):.2g}, however large a difference is."
+            )
+
+
+def _difference(main: pd.DataFrame, own: pd.DataFrame) -> dict[str, float]:
+    found = Difference.of(main, own)
+    interval = describe(difference(main, own))
+    scored = len(patient_means(main)) + len(patient_means(own))
+    return {
+        "difference": found.mean,
+        "difference_low": interval.low,
+        "difference_high": interval.high,
+        "pairs": found.pairs,
+        "unpaired": scored - 2 * found.pairs,
+        "p": found.p,
+    }
+
+
+def _columns(dice: pd.DataFrame, organ: str) -> pd.DataFrame:
+    return dice if organ == MEAN else dice.reindex(columns=[organ])

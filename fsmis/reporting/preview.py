@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from fsmis.data.geometry import AxialVolume, CommonGrid
 from fsmis.files.atomic import write_figure
 from fsmis.protocol import Episode
+from fsmis.reporting.overlay import outline, show
+from fsmis.reporting.palette import organ_colours
 
 
 def draw_preview(
@@ -41,16 +42,14 @@ def draw_preview(
     images = [episode.support.image[0], *episode.query.image[shown]]
     titles = ["labelled slice", *(f"query, slice {z}" for z in shown)]
     for axis, image, title in zip(axes, images, titles, strict=True):
-        # row 0 is posterior, so the first row belongs at the bottom
-        axis.imshow(image, cmap="gray", vmin=0, vmax=1, origin="lower")
+        show(axis, image)
         axis.set_title(title, fontsize=9)
         axis.axis("off")
-    for number, (organ, task) in enumerate(episode.organs.items()):
-        colour = colormaps["tab10"](number % 10)
+    colours = organ_colours(list(episode.organs))
+    for organ, task in episode.organs.items():
         answers = grid.to_common_grid(labels[shown] == int(organ), query.spacing)
         for axis, mask in zip(axes, [task.support_masks[0], *answers], strict=True):
-            if mask.any():
-                axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1)
-        axes[0].plot([], [], color=colour, label=f"label {organ}")
+            outline(axis, mask, colours[organ])
+        axes[0].plot([], [], color=colours[organ], label=f"label {organ}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=10)
     write_figure(path, figure)

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from fsmis.reporting.tables import in_units
+
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 SEED = 0
@@ -43,14 +45,49 @@ class Description:
     high: float
 
 
-def by_scan(scores: pd.DataFrame) -> pd.DataFrame:
-    """Dice in percent, a row for each ``CELL``, a column for each organ, NaN where undefined.
+@dataclass(frozen=True)
+class Difference:
+    """Of two runs, over the scans that both have scored: other less main.
+
+    Attributes:
+        mean: over scans, then folds, then organs.
+        pairs: number of patients.
+        p: see ``paired``.
+    """
+
+    mean: float
+    pairs: int
+    p: float
+
+    @classmethod
+    def of(cls, main: pd.DataFrame, other: pd.DataFrame) -> "Difference":
+        """Both as ``by_scan`` has them."""
+        pairs = difference(main, other)
+        return cls(mean_of(pairs), len(patient_means(pairs)), paired(main, other))
+
+
+def by_scan(scores: pd.DataFrame, measure: str = "dice") -> pd.DataFrame:
+    """A measure, a row for each ``CELL``, a column for each organ, NaN where undefined.
 
     Args:
         scores: rows of ``scores.csv`` of one run.
+        measure: its column; ``dice`` and ``iou`` become percent.
     """
-    dice = scores.assign(dice=100 * pd.to_numeric(scores["dice"]))
-    return dice.set_index([*CELL, "organ"])["dice"].unstack("organ")
+    values = scores.assign(value=in_units(scores, measure))
+    return values.set_index([*CELL, "organ"])["value"].unstack("organ")
+
+
+def ranked(scores: pd.DataFrame) -> pd.Series:
+    """Mean Dice over the organs of each scan in percent, the worst first; index: ``CELL``.
+
+    Scans without any number are left out.
+    """
+    return by_scan(scores).mean(axis="columns").dropna().sort_values(kind="stable")
+
+
+def mean_of(dice: pd.DataFrame | pd.Series) -> float:
+    """``Description.mean`` alone."""
+    return float(pd.DataFrame(dice).groupby(level=0).mean().mean().mean())
 
 
 def describe(

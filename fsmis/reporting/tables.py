@@ -14,9 +14,23 @@ from fsmis.runs.records import RunFolder
 MEAN = "mean"
 PERCENT = ["dice", "iou"]
 MILLIMETRES = ["hd95_mm", "assd_mm"]
-DIFFERENCES = ["to paper", "to main"]
+MEASURES = PERCENT + MILLIMETRES
+PAIRED = "paired difference"
+DIFFERENCES = ["to paper", "to main", PAIRED]
 P_VALUES = ["p", "p Holm"]
 SMALLEST_P = 0.001  # that is printed
+PARTIAL = "partial"  # how ``completeness`` begins where a dataset is not covered
+
+
+def in_units(scores: pd.DataFrame, measure: str) -> pd.Series:
+    """A column of ``scores.csv`` as numbers, overlaps in percent, distances in mm."""
+    values = pd.to_numeric(scores[measure])
+    return 100 * values if measure in PERCENT else values
+
+
+def is_partial(covered: str) -> bool:
+    """Whether what ``completeness`` says is that a dataset is not covered."""
+    return covered.startswith(PARTIAL)
 
 
 def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
@@ -33,10 +47,8 @@ def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
         and which count nowhere; ``empty`` rows without distances, as of an empty prediction, which
         count in Dice alone.
     """
-    measures = PERCENT + MILLIMETRES
-    frame = scores.assign(**{name: pd.to_numeric(scores[name]) for name in measures})
-    frame[PERCENT] *= 100
-    by_organ = frame.groupby(["organ", "fold"])[measures].mean().groupby("organ").mean()
+    frame = scores.assign(**{name: in_units(scores, name) for name in MEASURES})
+    by_organ = frame.groupby(["organ", "fold"])[MEASURES].mean().groupby("organ").mean()
     table = by_organ.reindex(organs)
     dice = frame.groupby("organ")["dice"]
     table["sd"] = dice.std()
@@ -77,7 +89,7 @@ def completeness(scores: pd.DataFrame, plan: dict[str, Any], states: list[str]) 
     undefined = int(pd.to_numeric(scores["dice"]).isna().sum())
     undefined_note = f"; {undefined} undefined Dice left out" if undefined else ""
     partial = done < len(states) or len(notes) > 1
-    return ("partial: " if partial else "") + ", ".join(notes) + undefined_note
+    return (f"{PARTIAL}: " if partial else "") + ", ".join(notes) + undefined_note
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,7 @@ COLUMNS = {"dice": "Dice %", "sd": "sd", "iou": "IoU %", "hd95_mm": "HD95 mm", "
 COLUMNS |= {
     "to paper": "to\npaper",
     "to main": "to\nmain",
+    "paired difference": "paired\ndifference",
     "p Holm": "p\nHolm",
     "95 % interval": "95 %\ninterval",
 }

@@ -11,11 +11,12 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fsmis.files.atomic import write_atomic
-from fsmis.reporting.charts import labels
-from fsmis.reporting.collection import StoredRun
+from fsmis.reporting.overview import labels
 from fsmis.reporting.page.cases import cases, loss_curves
 from fsmis.reporting.page.plots import charts
 from fsmis.reporting.page.tables import published, results
+from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.tested import paired_tests
 from fsmis.runs.provenance import code_version, now
 
 
@@ -66,6 +67,7 @@ def write_page(
     settings: list[str],
     n_cases: int,
     n_charted: int,
+    main: str | None,
 ) -> None:
     """Write the page.
 
@@ -74,13 +76,14 @@ def write_page(
         title: its heading.
         notes: how to read its numbers.
         runs: to show.
-        frame: their table (see ``collection.tabulate``).
+        frame: their table (see ``overview.tabulate``).
         settings: its columns of settings.
         n_cases: worst and best scans of the leading run of a method that are shown as overlays.
         n_charted: runs of a dataset in a chart, those of the highest mean; tables have all.
+        main: method or variant of the runs to test the others against; None for the project's own.
 
     Raises:
-        UserError: the page cannot be written.
+        UserError: the page cannot be written, or several runs are of the main method.
     """
     by_dataset = [rows for _, rows in frame.groupby("dataset", sort=False)]
     names = pd.concat([pd.Series(labels(rows, settings), rows.index) for rows in by_dataset])
@@ -88,6 +91,7 @@ def write_page(
         index: Shown(names[index], f"run-{row}", runs[index])
         for row, index in enumerate(frame.index)
     }
+    tested = paired_tests(runs, names, main)
     anchors = {index: run.anchor for index, run in shown.items()}
     environment = Environment(
         loader=PackageLoader("fsmis.reporting", "page"),
@@ -101,7 +105,7 @@ def write_page(
         notes=notes,
         made=now(),
         code=code_version(),
-        results=results(frame, settings, runs, anchors),
+        results=results(frame, settings, runs, anchors, tested),
         charts=charts(frame, settings, runs, n_charted),
         cases=cases(frame, names, runs, n_cases),
         published=published(frame, runs),

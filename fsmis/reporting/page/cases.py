@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from fsmis.reporting.collection import StoredRun
-from fsmis.reporting.statistics import by_scan
+from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.statistics import ranked
 from fsmis.runs.records import Cell
 
 WIDTH = 1000  # pixels of a picture at most
@@ -19,8 +19,8 @@ QUALITY = 80  # of WebP
 
 @dataclass(frozen=True)
 class Case:
-    """A query scan: its Dice in percent by organ and their mean, and its overlay where one was
-    drawn, as a data URL."""
+    """A query scan: its Dice in percent by organ, the worst first, and their mean, and its overlay
+    where one was drawn, as a data URL."""
 
     cell: Cell
     dice: dict[Any, float]
@@ -45,7 +45,7 @@ def cases(
     """For each dataset, protocol and method the run of the highest mean, and its extreme scans.
 
     Args:
-        frame: see ``collection.tabulate``.
+        frame: see ``overview.tabulate``.
         names: names of the runs, of the same index.
         runs: of the table.
         n_cases: how many worst and how many best, fewer where there are not twice as many scans.
@@ -54,11 +54,10 @@ def cases(
     found = []
     for index in leading["mean"].idxmax():
         run = runs[index]
-        dice = by_scan(run.scores)
-        ranked = dice.mean(axis="columns").dropna().sort_values(kind="stable").index
-        n_shown = min(n_cases, (len(ranked) + 1) // 2)
-        worst = [_case(run, dice.loc[key], key) for key in ranked[:n_shown]]
-        best = [_case(run, dice.loc[key], key) for key in ranked[n_shown:][-n_shown:][::-1]]
+        ascending = ranked(run.scores).index
+        n_shown = min(n_cases, (len(ascending) + 1) // 2)
+        worst = [_case(run, key) for key in ascending[:n_shown]]
+        best = [_case(run, key) for key in ascending[n_shown:][-n_shown:][::-1]]
         undrawn = [case for case in worst + best if case.overlay is None]
         missing = _missing(undrawn, len(worst) + len(best))
         found.append(Cases(names[index], run.plan["dataset"], worst, best, missing))
@@ -71,11 +70,11 @@ def loss_curves(run: StoredRun) -> dict[str, str]:
     return {path.stem.replace("_", " "): url for path in paths if (url := _embedded(path))}
 
 
-def _case(run: StoredRun, dice: pd.Series, key: tuple[int, str, str]) -> Case:
-    cell = Cell(*key)
+def _case(run: StoredRun, key: tuple[int, str, str]) -> Case:
+    cell, dice = Cell(*key), pd.Series(run.dice.xs(key))
     overlay = _embedded(run.folder.path / f"figures/{cell.name}.png")
-    by_organ = dice.reindex(run.plan["organs"]).dropna().to_dict()
-    return Case(cell, by_organ, dice.mean(), overlay)
+    by_organ = dice.reindex(run.plan["organs"]).dropna().sort_values(kind="stable").to_dict()
+    return Case(cell, by_organ, float(dice.mean()), overlay)
 
 
 def _missing(undrawn: list[Case], n_shown: int) -> str | None:

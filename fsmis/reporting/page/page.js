@@ -21,6 +21,14 @@ for (const table of document.querySelectorAll("table")) {
   });
 }
 
+// A chosen measure is the one that its table shows.
+for (const choice of document.querySelectorAll(".measures input")) {
+  const table = choice.closest("fieldset").nextElementSibling.querySelector("table");
+  const show = () => { if (choice.checked) table.dataset.shown = choice.value; };
+  choice.addEventListener("change", show);
+  show();  // a browser that comes back remembers what was chosen
+}
+
 // A link to a run opens it.
 const open = () => {
   const target = document.getElementById(location.hash.slice(1));

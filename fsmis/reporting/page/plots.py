@@ -3,29 +3,35 @@
 import io
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from cycler import cycler
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from fsmis.reporting.charts import labels, lines, swept
-from fsmis.reporting.collection import StoredRun
-from fsmis.reporting.statistics import by_scan
+from fsmis.reporting import palette
+from fsmis.reporting.charts import lines, swept
+from fsmis.reporting.overview import labels
+from fsmis.reporting.runs import StoredRun
 
 INK = "#010203"  # stands for the colour of the page's text
-PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]  # Okabe and Ito
+DOT, MEDIAN = palette.PALETTE[:2]
 WIDTH = 4.4  # inches; about the width of a phone
+PLOT = 3.2  # inches, height of a chart of curves without its legend
 BOX = 0.18  # inches, height of a box
-LETTERS = 46  # that fit into it
+LINE = 0.15  # inches, height of a line of a name
+GAP = 0.09  # inches between a name and the box below it, or the row above it
+LETTERS = 46  # that fit into the width
+STEP = 10  # percent to which the ends of an axis are rounded
 STYLE: dict[Any, Any] = {
+    **palette.STYLE,
     **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor"], INK),
     **dict.fromkeys(["xtick.color", "ytick.color", "grid.color"], INK),
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True},
@@ -48,55 +54,61 @@ def charts(
 ) -> list[Chart]:
     """For each dataset, the curves of what is swept, the means, and the box plots of its organs.
 
+    Dice has one axis in all curves of the page, and one in all other charts.
+
     Args:
-        frame: see ``collection.tabulate``.
+        frame: see ``overview.tabulate``.
         settings: its columns of settings.
         runs: of the table.
         n_charted: most runs in a chart; those of the highest mean are taken.
     """
     scored = frame.dropna(subset=["mean"])
+    by_dataset = {
+        str(dataset): every.loc[every.index.isin(every["mean"].nlargest(n_charted).index)]
+        for dataset, every in scored.groupby("dataset", sort=False)
+    }
+    indices = [index for few in by_dataset.values() for index in few.index]
+    scans = _ends(runs[index].dice.to_numpy() for index in indices)
+    means = _ends(scored.loc[indices, ["low", "mean", "high"]].to_numpy(float).T)
     found = []
-    for dataset, every in scored.groupby("dataset", sort=False):
-        few = every.loc[every.index.isin(every["mean"].nlargest(n_charted).index)]
+    for dataset, few in by_dataset.items():
+        total = int((scored["dataset"] == dataset).sum())
+        left_out = f" The {len(few)} best of {total} runs." if len(few) < total else ""
         names = labels(few, settings)
         for setting in swept(few, settings):
-            found.append(
-                _chart(
-                    f"{dataset}: {setting}",
-                    "Mean Dice over organs; the band is the 95 % interval of the mean.",
-                    3 + 0.2 * len(set(names)) / few[setting].nunique() * _most_lines(names),
-                    partial(_curves, frame=few, setting=setting, settings=settings),
-                )
-            )
-        left_out = f" The {len(few)} best of {len(every)} runs." if len(few) < len(every) else ""
-        found.append(
-            _chart(
-                f"{dataset}: mean over organs",
-                f"Mean Dice with its 95 % interval (bootstrap over patients).{left_out}",
-                _height(names),
-                partial(_means, frame=few, names=names),
-            )
-        )
+            draw = partial(_curves, frame=few, setting=setting, settings=settings, ends=means)
+            caption = "Mean Dice over organs; the band is the 95 % interval of the mean."
+            found.append(_chart(f"{dataset}: {setting}", caption + left_out, PLOT, draw))
+        draw = partial(_means, frame=few, names=names, ends=scans)
+        caption = "Mean Dice with its 95 % interval (bootstrap over patients)."
+        height = _height(names)
+        found.append(_chart(f"{dataset}: mean over organs", caption + left_out, height, draw))
         for organ in runs[few.index[0]].plan["organs"]:
-            dice = [by_scan(runs[index].scores).get(organ) for index in few.index]
+            dice = [runs[index].dice.get(organ) for index in few.index]
             values = [np.array([]) if one is None else one.dropna().to_numpy() for one in dice]
-            found.append(
-                _chart(
-                    f"{dataset}: {organ}",
-                    f"Dice of each scan; box: quartiles, line: median.{left_out}",
-                    _height(names),
-                    partial(_boxes, values=values, names=names),
-                )
-            )
+            draw = partial(_boxes, values=values, names=names, ends=scans)
+            caption = "Dice of each scan; box: quartiles, line: median."
+            found.append(_chart(f"{dataset}: {organ}", caption + left_out, height, draw))
     return found
+
+
+def _ends(values: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Of an axis that holds all of some percents, rounded and with a margin for their markers."""
+    numbers = np.concatenate([np.ravel(part) for part in values] or [np.array([np.nan])])
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers):
+        return 0, 100
+    low = STEP * np.floor(numbers.min() / STEP)
+    high = STEP * np.ceil(numbers.max() / STEP)
+    high = max(high, low + STEP)
+    margin = 0.02 * (high - low)
+    return low - margin, high + margin
 
 
 def _chart(heading: str, caption: str, height: float, draw: Callable[[Axes], None]) -> Chart:
     with rc_context(STYLE | {"svg.hashsalt": heading}):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axis = figure.subplots()
-        axis.set_prop_cycle(cycler(color=PALETTE))
-        draw(axis)
+        draw(figure.subplots())
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return Chart(heading, caption, _inline(file.getvalue(), heading))
@@ -112,70 +124,83 @@ def _inline(text: str, heading: str) -> Markup:
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(heading)}"', 1))
 
 
-def _curves(axis: Axes, frame: pd.DataFrame, setting: str, settings: list[str]) -> None:
-    lines(axis, frame, setting, settings)
+def _curves(
+    axis: Axes, frame: pd.DataFrame, setting: str, settings: list[str], ends: tuple[float, float]
+) -> None:
+    levels = lines(axis, frame, setting, settings)
+    axis.set_ylim(*ends)
     handles, names = axis.get_legend_handles_labels()
-    axis.legend().remove()
+    handles += [Line2D([], [], linestyle=":", color=palette.FAINT)] * len(levels)
+    names += [f"{mean:.1f} {line}" for line, mean in levels.itertuples(index=False)]
     wrapped = [_wrapped(name) for name in names]
-    axis.figure.legend(handles, wrapped, loc="outside lower left")
+    legend = sum(LINE * _n_lines(name) + GAP for name in wrapped)
+    figure = axis.figure
+    assert isinstance(figure, Figure)
+    figure.set_size_inches(WIDTH, PLOT + legend)
+    figure.legend(handles, wrapped, loc="outside lower left")
 
 
-def _means(axis: Axes, frame: pd.DataFrame, names: list[str]) -> None:
-    rows = range(len(frame))
-    axis.hlines(rows, frame["low"], frame["high"], color=PALETTE[0], linewidth=2)
-    axis.plot(frame["mean"], rows, "o", color=PALETTE[0])
-    for row, mean in zip(rows, frame["mean"], strict=True):
-        axis.annotate(f"{mean:.1f}", (mean, row), (0, -14), textcoords="offset points", ha="center")
-    _rows(axis, names)
+def _means(axis: Axes, frame: pd.DataFrame, names: list[str], ends: tuple[float, float]) -> None:
+    rows = _rows(axis, names, ends)
+    axis.hlines(rows, frame["low"], frame["high"], color=DOT, linewidth=2)
+    axis.plot(frame["mean"], rows, "o", color=DOT)
+    for row, mean in zip(rows, frame["mean"], strict=True):  # beside the name
+        axis.annotate(
+            f"{mean:.1f}", (ends[1], row - BOX / 2 - GAP), va="bottom", ha="right", fontsize=9
+        )
 
 
-def _boxes(axis: Axes, values: list[np.ndarray], names: list[str]) -> None:
-    rows = range(len(values))
+def _boxes(
+    axis: Axes, values: list[np.ndarray], names: list[str], ends: tuple[float, float]
+) -> None:
+    rows = _rows(axis, names, ends)
     axis.boxplot(
         values,
         positions=rows,
         orientation="horizontal",
-        widths=BOX / _row_height(names),
+        widths=BOX,
+        manage_ticks=False,
         showfliers=False,
         boxprops={"color": INK},
         whiskerprops={"color": INK},
         capprops={"color": INK},
-        medianprops={"color": PALETTE[1], "linewidth": 2},
+        medianprops={"color": MEDIAN, "linewidth": 2},
     )
     for row, dice in zip(rows, values, strict=True):
-        axis.plot(dice, np.full(len(dice), row), "o", color=PALETTE[0], alpha=0.5, markersize=4)
-    _rows(axis, names)
+        axis.plot(dice, np.full(len(dice), row), "o", color=DOT, alpha=0.5, markersize=4)
 
 
-def _rows(axis: Axes, names: list[str]) -> None:
-    """A row for each run, the first on top, its name above it: a phone has no room beside it."""
-    for row, name in enumerate(names):
-        label = axis.annotate(
-            _wrapped(name),
-            (0, row),
-            (0, 10),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            fontsize=9,
+def _rows(axis: Axes, names: list[str], ends: tuple[float, float]) -> list[float]:
+    """A row for each run, its name above it, as a phone has no room beside it.
+
+    Returns:
+        Heights of the rows; the vertical axis counts inches from the top.
+    """
+    rows, top = [], 0.0
+    for name in names:
+        wrapped = _wrapped(name)
+        text = axis.annotate(
+            wrapped, (0, top), xycoords=("axes fraction", "data"), va="top", fontsize=9
         )
-        label.set_in_layout(False)  # it may be wider than the axis
+        text.set_in_layout(False)  # it may be wider than the axis
+        top += LINE * _n_lines(wrapped) + GAP + BOX / 2
+        rows.append(top)
+        top += BOX / 2 + GAP
     axis.spines.left.set_visible(False)
     axis.set_yticks([])
-    axis.set_ylim(len(names) - 0.5, -0.8)
+    axis.set_ylim(top, 0)
+    axis.set_xlim(*ends)
     axis.set_xlabel("Dice %")
+    return rows
 
 
 def _height(names: list[str]) -> float:
     """Inches of a chart with a row for each run."""
-    return 0.8 + len(names) * _row_height(names)
+    return 0.6 + sum(LINE * _n_lines(_wrapped(name)) + 2 * GAP + BOX for name in names)
 
 
-def _row_height(names: list[str]) -> float:
-    return 0.42 + 0.16 * _most_lines(names)
-
-
-def _most_lines(names: list[str]) -> int:
-    return max(_wrapped(name).count("\n") + 1 for name in names)
+def _n_lines(text: str) -> int:
+    return text.count("\n") + 1
 
 
 def _wrapped(name: str) -> str:

@@ -16,7 +16,7 @@ LATEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "±": r"$\pm$", "†": r"$\dagger$"}
 )
-NUMBER = re.compile(r"[-–<\[\d]")  # how a number, an interval or a dash begins
+NUMBER = re.compile(r"[-+–<\[\d]")  # how a number, an interval or a dash begins
 DPI = 200
 
 

@@ -9,18 +9,13 @@ done, whichever command made it and for whichever table.
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from omegaconf import DictConfig, OmegaConf
-
 from fsmis.errors import UserError
-from fsmis.reporting.tables import completeness
+from fsmis.reporting.runs import Fold, StoredRun, stored_runs
 from fsmis.runs.jobs import Job, compose_jobs
-from fsmis.runs.records import RunFolder
 from fsmis.runs.variant import configured
 
 
@@ -38,7 +33,7 @@ class PlannedRun:
 
     values: dict[str, str]
     method: str
-    fold: int | list[int] | str
+    fold: Fold
     identity: dict[str, Any]
 
 
@@ -78,51 +73,8 @@ def _planned(job: Job) -> PlannedRun:
     return PlannedRun(job.values, job.choices["method"], job.cfg.protocol.fold, identity)
 
 
-@dataclass(frozen=True, eq=False)
-class FinishedRun:
-    """A run folder with its plan and scores; ``partial`` where it does not cover its dataset."""
-
-    folder: RunFolder
-    plan: dict[str, Any]
-    scores: pd.DataFrame
-
-    @cached_property
-    def covered(self) -> str:
-        """See ``tables.completeness``."""
-        states = self.folder.states(self.plan["cells"], self.scores)
-        return completeness(self.scores, self.plan, states)
-
-    @property
-    def partial(self) -> bool:
-        return self.covered.startswith("partial")
-
-    def has(self, fold: int | list[int] | str) -> bool:
-        """Whether all scans that ``protocol.fold`` selects are done."""
-        cells = [cell for cell in self.plan["cells"] if _selects(fold, cell.fold)]
-        return set(self.folder.states(cells, self.scores)) == {"done"}
-
-    def of(self, fold: int | list[int] | str) -> "FinishedRun":
-        """The same run with the scores of the folds alone that ``protocol.fold`` selects."""
-        selected = [_selects(fold, number) for number in self.scores["fold"]]
-        return replace(self, scores=self.scores[selected])
-
-    @cached_property
-    def config(self) -> DictConfig:
-        """The resolved configuration that it last ran with.
-
-        Raises:
-            UserError: it is not there.
-        """
-        path = self.folder.path / "config.yaml"
-        if not path.is_file():
-            raise UserError(f"{path}: missing; run the same command again")
-        config = OmegaConf.load(path)
-        assert isinstance(config, DictConfig)
-        return config
-
-
 class FinishedRuns:
-    """All runs below a results folder.
+    """All runs below a results folder, looked up by what was planned.
 
     Raises:
         UserError: there is no such folder, or a plan in it is damaged.
@@ -131,17 +83,16 @@ class FinishedRuns:
     def __init__(self, results: Path) -> None:
         if not results.is_dir():
             raise UserError(f"{results}: no such folder; give the results_dir of fsmis.run")
-        folders = [RunFolder(path.parent) for path in sorted(results.rglob("plan.json"))]
         self.results = results
-        self._runs = [FinishedRun(folder, folder.plan(), folder.scores()) for folder in folders]
+        self._runs = stored_runs(results)
 
-    def find(self, planned: PlannedRun) -> FinishedRun | None:
+    def find(self, planned: PlannedRun) -> StoredRun | None:
         """The run with scores that was planned: of several, as on other data, the fullest, then
         the latest."""
         found = [
             run.of(planned.fold)
             for run in self._runs
-            if run.plan["method"] == planned.method
+            if run.method == planned.method
             and {k: v for k, v in run.plan["identity"].items() if k != "data"} == planned.identity
         ]
         scored = [run for run in found if not run.scores.empty]
@@ -153,9 +104,5 @@ class FinishedRuns:
         return [f"dataset.root={of_dataset[0].config.dataset.root}"] if of_dataset else []
 
 
-def _selects(fold: int | list[int] | str, number: int) -> bool:
-    return number == fold if isinstance(fold, int) else fold == "all" or number in fold
-
-
-def _fullest_and_latest(run: FinishedRun) -> tuple[int, float]:
+def _fullest_and_latest(run: StoredRun) -> tuple[int, float]:
     return len(run.scores), (run.folder.path / "scores.csv").stat().st_mtime

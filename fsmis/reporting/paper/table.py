@@ -1,19 +1,22 @@
-"""What all tables share: their command line, the runs they need, what is said of missing ones."""
+"""What the tables of a paper share: command line, the runs they need, what is said of missing."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.comparison import ComparedRun, Comparison
-from experiments.finished_runs import Experiment, FinishedRuns, PlannedRun
-from experiments.write_table import write_figures, write_table
 from fsmis.errors import UserError
+from fsmis.reporting.paper.files import write_figures, write_table
+from fsmis.reporting.paper.planned import Experiment, FinishedRuns, PlannedRun
+from fsmis.reporting.paper.rows import Row, Rows
+from fsmis.reporting.tables import PAIRED
 from fsmis.runs import display
 
+NONE: Mapping[str, str] = MappingProxyType({})
 LISTED = 10  # missing runs that a table names, more are counted
 
 
@@ -39,7 +42,7 @@ class Found:
     """The runs of a table that are there, the names of those that are not, and the commands that
     make these and what else was asked for."""
 
-    comparison: Comparison
+    rows: Rows
     missing: list[str]
     commands: list[str]
 
@@ -53,17 +56,27 @@ class Found:
 Names = Callable[[PlannedRun], dict[str, str]]
 
 
-def requested(name: str, doc: str, arguments: Sequence[str] | None) -> Request:
-    """Read the command line of ``python -m experiments.<name>``.
+def requested(
+    script: str, doc: str | None, arguments: Sequence[str] | None, tables: Mapping[str, str] = NONE
+) -> Request:
+    """Read the command line of ``python -m experiments.<script>``.
+
+    Args:
+        script: its name, and that of its table.
+        doc: what it does.
+        arguments: None for those of the process.
+        tables: names of the tables by the word that asks for them, of a script with several.
 
     Raises:
         UserError: the results folder is not there or damaged.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.{name}",
+        prog=f"python -m experiments.{script}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if tables:
+        parser.add_argument("table", metavar="NAME", choices=tables, help=f"{', '.join(tables)}")
     parser.add_argument("results", type=Path, help="results_dir of the runs, e.g. results/runs")
     parser.add_argument("overrides", nargs="*", help="settings of all runs, as fsmis.run has them")
     parser.add_argument("--dataset", default="chaos_mri", help="choice of dataset (%(default)s)")
@@ -71,6 +84,7 @@ def requested(name: str, doc: str, arguments: Sequence[str] | None) -> Request:
     options = parser.parse_intermixed_args(arguments)
     runs = FinishedRuns(options.results)
     settings = [f"dataset={options.dataset}", *runs.data_root(options.dataset)]
+    name = tables[options.table] if tables else script
     stem = (options.out or options.results) / f"{name}_{options.dataset}"
     return Request(name, runs, stem, [*settings, *options.overrides])
 
@@ -82,13 +96,13 @@ def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Fou
         request: the user's.
         names: what a row of the table is called, by column.
         experiments: that plan the runs; without any, the one named like the table. The base of the
-            first is the reference of the comparison.
+            first is the reference of the table.
 
     Raises:
         UserError: none of the runs is there.
     """
     plans = [Experiment(name, request.overrides) for name in experiments or [request.name]]
-    runs, reference, missing, commands = [], None, [], []
+    rows, reference, missing, commands = [], None, [], []
     for experiment in plans:
         unfinished = []
         for planned in experiment.runs:
@@ -98,17 +112,17 @@ def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Fou
             if run is None:
                 missing.append(", ".join(names(planned).values()))
                 continue
-            runs.append(ComparedRun.of(names(planned), run))
+            rows.append(Row(names(planned), run))
             if planned.identity == plans[0].base.identity and not run.partial:
-                reference = runs[-1]
+                reference = rows[-1]
         if unfinished:
             commands.append(experiment.command(unfinished, request.runs.results))
-    if not runs:
+    if not rows:
         raise UserError(
             f"{request.runs.results}: none of the {len(missing)} runs of this table is there; "
             f"make them with: {' && '.join(commands)}"
         )
-    return Found(Comparison(runs, reference), missing, commands)
+    return Found(Rows(rows, reference), missing, commands)
 
 
 def swept(headers: Mapping[str, str]) -> Names:
@@ -130,34 +144,33 @@ def write(
     best: pd.DataFrame | None = None,
     notes: Sequence[str] = (),
 ) -> None:
-    """Write table and figure of compared runs; print the table, the paths and what is missing.
+    """Write table and figure of found runs; print the table, the paths and what is missing.
 
     Args:
         request: the user's.
-        found: the runs; the numbers of their comparison are the CSV file.
+        found: the runs; the numbers of their rows are the CSV file.
         title: of the table; the dataset is added.
         figure: beside it.
         table: as it is printed.
         best: see ``write_table``.
-        notes: that come before those of the comparison.
+        notes: that come before those of the rows.
     """
-    title = f"{title}, {found.comparison.runs[0].run.plan['dataset']}"
-    notes = [*notes, *found.comparison.notes(), *found.notes()]
-    paths = write_table(request.stem, title, found.comparison.frame, table, notes, best)
+    title = f"{title}, {found.rows.rows[0].run.plan['dataset']}"
+    notes = [*notes, *found.rows.notes(), *found.notes()]
+    paths = write_table(request.stem, title, found.rows.frame, table, notes, best)
     paths += write_figures(request.stem, figure)
     display.table(title, table, [*notes, *map(str, paths)])
     say_what_is_missing(found.commands)
 
 
-def write_comparison(request: Request, found: Found, title: str, figure: Figure) -> None:
+def write_rows(request: Request, found: Found, title: str, figure: Figure) -> None:
     """``write`` of a row for each run; what all rows have in common goes into a note."""
-    comparison = found.comparison
-    table = presented(comparison.frame)
+    table = presented(found.rows.frame)
     constant = [name for name in ("protocol", "covered") if table[name].nunique() == 1]
     shared = ", ".join(str(table[name].iloc[0]) for name in constant)
     table = table.drop(columns=constant)
     notes = [f"All rows: {shared}."] if shared else []
-    write(request, found, title, figure, table, best_cells(comparison, table), notes)
+    write(request, found, title, figure, table, best_cells(found.rows, table), notes)
 
 
 def say_what_is_missing(commands: Sequence[str]) -> None:
@@ -169,7 +182,7 @@ def say_what_is_missing(commands: Sequence[str]) -> None:
 
 
 def presented(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of a comparison as it is printed.
+    """The frame of ``Rows`` as it is printed.
 
     The interval becomes one column; where nothing was tested the columns of tests are left out.
     """
@@ -180,15 +193,16 @@ def presented(frame: pd.DataFrame) -> pd.DataFrame:
     ]
     table.insert(list(table).index("median"), "95 % interval", interval)
     tested = frame["p"].notna().any()
-    return table if tested else table.drop(columns=["difference", "p"])
+    table = table if tested else table.drop(columns=["difference", "p"])
+    return table.rename(columns={"difference": PAIRED})
 
 
-def best_cells(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
+def best_cells(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
     """The highest Dice of each column, where several runs are complete."""
     best = pd.DataFrame(False, table.index, table.columns)
-    complete = [not run.run.partial for run in comparison.runs]
+    complete = [not row.run.partial for row in rows.rows]
     if sum(complete) > 1:
-        for column in comparison.runs[0].dice.index:
+        for column in rows.rows[0].dice.index:
             dice = table[column].where(complete)
             best[column] = dice.eq(dice.max())
     return best

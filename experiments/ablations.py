@@ -1,0 +1,99 @@
+"""Table and figure of an ablation, from finished runs.
+
+    python -m experiments.ablations NAME results/runs [--dataset chaos_mri] [--out DIR]
+        [key=value ...]
+
+Writes ``ablation_<NAME>_<dataset>``; ``conf/experiment/ablation_<NAME>.yaml`` plans its runs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from fsmis.cli import command_line
+from fsmis.reporting.paper import protocols
+from fsmis.reporting.paper.diagrams import curve, dots, groups, lines
+from fsmis.reporting.paper.planned import PlannedRun
+from fsmis.reporting.paper.rows import Rows
+from fsmis.reporting.paper.table import Names, find, requested, swept, write_rows
+
+VERSIONS = {"sam2": "SAM2", "sam2.1": "SAM2.1"}
+OWN = "sam2_mini"  # SAM2's architecture, trained by this project
+
+
+def version_and_size(run: PlannedRun) -> dict[str, str]:
+    """Of a run's segmenter, from the name of its configuration."""
+    segmenter = run.values["segmenter"]
+    version, size = segmenter.split("_", maxsplit=1)
+    return {"version": "ours" if segmenter == OWN else VERSIONS[version], "size": size}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A table and its figure.
+
+    Attributes:
+        title: of the table.
+        draw: the figure.
+        headers: of the columns of what varies; without one, the last part of its key.
+        names: of a row by column; None: the values of what varies.
+        write: the table: a row for each run, or another layout.
+    """
+
+    title: str
+    draw: Callable[[Rows], Figure] = dots
+    headers: Mapping[str, str] = field(default_factory=dict)
+    names: Names | None = None
+    write: Callable = write_rows
+
+
+ABLATIONS = {
+    # the paper's N_T: 0, 2, 4 there, and more here
+    "augmentation_count": Ablation(
+        "Ablation of the number of copies",
+        partial(curve, label="$N_T$, augmented copies for each query slice"),
+        {"support_set.per_query_slice": "N_T"},
+    ),
+    "augmentation_kind": Ablation(
+        "Ablation of the kind of augmentation", headers={"support_set.kind": "augmentation"}
+    ),
+    # LPIPS, SSIM and PSNR as in the paper; correlation, the segmenter's features; two controls
+    "matcher": Ablation("Ablation of the matcher"),
+    # a matcher that chooses well gains from more copies; ``random`` says what they bring without
+    "count_and_matcher": Ablation(
+        "Ablation of the copies and the matcher",
+        partial(lines, along="copies", group="matcher", label="copies of each support slice"),
+        {"support_set.count": "copies"},
+    ),
+    # ``none`` is the paper's method
+    "test_time": Ablation(
+        "Ablation of what happens at test time", headers={"test_time": "at test time"}
+    ),
+    "model_size": Ablation(
+        "Ablation of model size and version",
+        partial(groups, along="size", group="version"),
+        names=version_and_size,
+    ),
+    "protocol": Ablation(
+        "How much the protocol alone moves each method: mean Dice",
+        partial(groups, along="protocol", group="method"),
+        protocols.HEADERS,
+        write=protocols.write_protocols,
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the table and the figure of the ablation that is named."""
+    with command_line():
+        tables = {name: f"ablation_{name}" for name in ABLATIONS}
+        request = requested("ablations", __doc__, arguments, tables)
+        ablation = ABLATIONS[request.name.removeprefix("ablation_")]
+        found = find(request, ablation.names or swept(ablation.headers))
+        ablation.write(request, found, ablation.title, ablation.draw(found.rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tables and figures of a paper, from the runs that an experiment of ``conf/experiment`` plans."""

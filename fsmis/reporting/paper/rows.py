@@ -1,0 +1,116 @@
+"""The rows of a paper's table: Dice of runs with its spread, and how sure a difference is.
+
+A partial run, which does not cover its dataset, is shown and never compared.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.statistics import METHOD, Difference, describe, holm
+from fsmis.reporting.tables import PAIRED, summarise
+
+NOTE = f"Dice in percent, over scans, then folds; mean over organs. sd over patients. {METHOD}."
+PARTIAL_NOTE = "Partial runs do not cover their dataset: not to be compared with the others."
+DATA_NOTE = "The runs read different data files: not to be compared."
+TEST_NOTE = (
+    f"{PAIRED}: mean difference to {{reference}} over the scans that both have scored; p: "
+    "Wilcoxon's signed-rank test over the same patients, Holm's correction."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A run in a table.
+
+    Attributes:
+        names: what tells it from the others, by column of the table.
+        run: its plan and scores.
+    """
+
+    names: dict[str, str]
+    run: StoredRun
+
+    @cached_property
+    def dice(self) -> pd.Series:
+        """Percent, by organ, then their mean."""
+        return summarise(self.run.scores, self.run.plan["organs"]).set_index("organ")["dice"]
+
+    @property
+    def label(self) -> str:
+        """Its names in one line, and whether it is partial."""
+        partial = " (partial)" if self.run.partial else ""
+        return ", ".join(value for value in self.names.values() if value) + partial
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of a table in their order.
+
+    Attributes:
+        rows: of runs with scores.
+        reference: the one that others are tested against; None where it is not there or partial.
+    """
+
+    rows: list[Row]
+    reference: Row | None
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row for each run.
+
+        Columns: names; ``protocol``; organs and ``mean``, Dice in percent; ``sd``, ``median``,
+        ``low`` and ``high`` as in ``statistics.Description``; ``patients``; ``difference`` to the
+        reference in percent points (see ``statistics.Difference``) and its ``p``; ``covered`` as
+        ``tables.completeness`` has it; ``variant``.
+        """
+        differences, p_values = self._tested()
+        frame = []
+        for row, difference, p in zip(self.rows, differences, p_values, strict=True):
+            spread = describe(row.run.dice)
+            frame.append(
+                row.names
+                | {"protocol": row.run.plan["protocol"]}
+                | row.dice.to_dict()
+                | {"sd": spread.sd, "median": spread.median, "low": spread.low, "high": spread.high}
+                | {"patients": spread.n, "difference": difference, "p": p}
+                | {"covered": row.run.covered, "variant": row.run.variant}
+            )
+        return pd.DataFrame(frame)
+
+    def notes(self) -> list[str]:
+        """How the table is to be read."""
+        notes = [NOTE]
+        if any(row.run.partial for row in self.rows):
+            notes.append(PARTIAL_NOTE)
+        if self.reference is not None and len(self.rows) > 1:
+            notes.append(TEST_NOTE.format(reference=self.reference.label))
+        if len(set(map(_data, self.rows))) > 1:
+            notes.append(DATA_NOTE)
+        oracles = {row.run.plan["oracle"] for row in self.rows}
+        if len(oracles) == 1:
+            notes.append(f"Known of the query's true extent: {oracles.pop()}.")
+        return notes
+
+    def _tested(self) -> tuple[np.ndarray, np.ndarray]:
+        """Difference of each run to the reference, and p; NaN where nothing is compared."""
+        difference, p = np.full((2, len(self.rows)), np.nan)
+        for number, row in enumerate(self.rows):
+            if self._comparable(row):
+                assert self.reference is not None
+                found = Difference.of(self.reference.run.dice, row.run.dice)
+                difference[number], p[number] = found.mean, found.p
+        return difference, holm(p)
+
+    def _comparable(self, row: Row) -> bool:
+        if self.reference is None or row is self.reference or row.run.partial:
+            return False
+        return _data(row) == _data(self.reference)
+
+
+def _data(row: Row) -> str:
+    """Fingerprint of the files that it read."""
+    return row.run.plan["identity"]["data"]
