@@ -23,7 +23,7 @@ def build(*overrides: str) -> AugmentMatchPrompt:
     quiet = ["device=cpu", "cache.dir=null"]
     small += ["method.largest_component=false"]
     if not any(override.startswith("method=") for override in overrides):
-        small += ["method.memories=1", "method.volume_pass.reach=0"]
+        small += ["method.memories=1", "method.volume_pass.reach=0", "method.zoom.passes=0"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[*small, *quiet, *overrides])
     method = instantiate(config.method)
