@@ -9,7 +9,7 @@ ran; --measure segments a scan of each run that has none, and trains nothing.
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -75,8 +75,8 @@ class Planner:
         self._measure = measure
         self._planned: set[tuple[str, Cell]] = set()
         self._trained: set[Path] = set()  # folders of trainings
-        # query slices that each support slice serves, by what decides it
-        self._served: dict[tuple[str, Cell], dict[int, list[int]]] = {}
+        # by organ the query slices that each support slice serves, by what decides it
+        self._served: dict[tuple[str, Cell], dict[str, dict[int, list[int]]]] = {}
 
     def plan(self, job: Job) -> Plan:
         """What a run is going to do after the ones before.
@@ -123,7 +123,11 @@ class Planner:
         key = "".join(parts), cell
         if key not in self._served:
             try:
-                self._served[key] = served_slices(run.evaluation.episode(cell)[1])
+                _, episode = run.evaluation.episode(cell)
+                self._served[key] = {
+                    organ: served_slices(replace(episode, organs={organ: task}))
+                    for organ, task in episode.organs.items()
+                }
             except ScanError as error:
                 errors.print(f"scan {cell.query_scan} of fold {cell.fold} will fail: {error}")
                 self._served[key] = {}

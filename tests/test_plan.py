@@ -83,11 +83,16 @@ def test_trainings_to_do_are_counted_and_timed(data: Path, tmp_path: Path) -> No
     assert [fold.timed for fold in other.trainings] == [()] * 2
 
 
-@pytest.mark.parametrize(("matcher", "flip"), [("encoder_features", False), ("ncc", True)])
+@pytest.mark.parametrize(
+    ("matcher", "flip", "zoom"),
+    [("encoder_features", False, 0), ("ncc", True, 0), ("encoder_features", False, 1)],
+)
 def test_encoder_images_are_those_of_the_run(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matcher: str, flip: bool
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matcher: str, flip: bool, zoom: int
 ) -> None:
     sizes = ["support_set.count=null", "support_set.per_query_slice=1"]
+    scales = "[0.7]" if zoom else "[]"
+    sizes += [f"method.zoom.passes={zoom}", f"method.scale.scales={scales}"]
     more = [*RANDOM, *sizes, f"matcher={matcher}", f"method.flip={flip}", "protocol.fold=0"]
     overrides = where(data, tmp_path, *more)
     (plan,) = planned(overrides)
@@ -104,15 +109,18 @@ def test_encoder_images_are_those_of_the_run(
     run = Run(job.cfg, job.choices)
     for cell in run.requested:
         run.evaluation.segment(cell)
-    exact = matcher == "encoder_features" and not flip
+    exact = matcher == "encoder_features" and not flip and not zoom
     assert 0 < encoded <= plan.images
     assert encoded == plan.images or not exact
 
 
 def test_encoder_images_of_other_methods() -> None:
-    served = {3: [0, 1], 7: [1, 2]}
+    served = {"liver": {3: [0, 1], 7: [2]}, "spleen": {7: [1, 2]}}
     assert encoder_images(OmegaConf.create({"_target_": "copy"}), served) == 0
-    assert encoder_images(OmegaConf.create({"segmenter": {}}), served) == 3 + 2
+    single = {"segmenter": {}}
+    assert encoder_images(OmegaConf.create(single), served) == 3 + 2
+    zoomed = single | {"zoom": {"passes": 2}}
+    assert encoder_images(OmegaConf.create(zoomed), served) == 5 + 2 * (3 + 2 + 2 + 1)
 
 
 def test_sweep_is_composed_as_hydra_does(data: Path, tmp_path: Path) -> None:
