@@ -9,6 +9,10 @@ import SimpleITK as sitk
 from fsmis.errors import UserError
 
 POSITION, ORIENTATION = "0020|0032", "0020|0037"  # image position and orientation (patient)
+PATIENT, FRAME = "0010|0020", "0020|0052"  # patient's id, frame of reference
+MODALITY, PHOTOMETRIC, PADDING = "0008|0060", "0028|0004", "0028|0120"
+INTERCEPT, SLOPE, RESCALE_TYPE = "0028|1052", "0028|1053", "0028|1054"
+BITS, SIGNED = "0028|0101", "0028|0103"
 SAME_MM = 0.01  # positions, sizes and cosines that differ by less are equal
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
@@ -23,8 +27,9 @@ def read_series(
         gap_tolerance: largest deviation of a distance between slices from their median, relative.
 
     Returns:
-        pixels float32 [Z, H, W] in grey values of the modality, affine float64 [4, 4] (x, y, z; mm,
-        RAS as in NIfTI), and the file of each slice.
+        pixels float32 [Z, H, W] in grey values of the modality, each slice by its own rescaling,
+        bright where it is shown bright, padding as dark as the darkest pixel; affine float64
+        [4, 4] (x, y, z; mm, RAS as in NIfTI), and the file of each slice.
 
     Raises:
         UserError: a file is no DICOM slice, slices do not form one regular volume, or one is
@@ -40,6 +45,12 @@ def read_series(
                 f"{path}: {_plane(image)}, but {paths[0].name} {_plane(first)}; "
                 "two series are mixed (a localizer?), keep one"
             )
+        for tag, name in ((PATIENT, "patient"), (FRAME, "frame of reference")):
+            if _text(image, tag) != _text(first, tag):
+                raise UserError(
+                    f"{path}: {name} {_text(image, tag)}, but {paths[0].name} {_text(first, tag)}; "
+                    "two scans are mixed, keep one"
+                )
     direction = np.array(first.GetDirection()).reshape(3, 3)
     positions = np.array([image.GetOrigin() for image in images])
     along = positions @ direction[:, 2]
@@ -47,13 +58,47 @@ def read_series(
     sorted_paths = [paths[i] for i in order]
     _check_gaps(sorted_paths, along[order], gap_tolerance)
 
-    pixels = np.concatenate([sitk.GetArrayFromImage(images[i]) for i in order])
+    pixels = np.stack([_grey_values(paths[i], images[i]) for i in order])
     step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
     affine = np.eye(4)
     affine[:3, :2] = LPS_TO_RAS @ direction[:, :2] * first.GetSpacing()[:2]
     affine[:3, 2] = LPS_TO_RAS @ step
     affine[:3, 3] = LPS_TO_RAS @ positions[order[0]]
-    return pixels.astype(np.float32), affine, sorted_paths
+    return pixels, affine, sorted_paths
+
+
+def _grey_values(path: Path, image: sitk.Image) -> np.ndarray:
+    """Rescaled pixels float32 [H, W]; padding as dark as the slice's darkest pixel.
+
+    SimpleITK rescales each slice by its own header and turns MONOCHROME1, which stores bright as
+    low, about the middle of what can be stored.
+    """
+    kind = _text(image, RESCALE_TYPE)
+    if _text(image, MODALITY) == "CT" and kind not in ("", "HU", "US"):
+        raise UserError(
+            f"{path}: its CT values are {kind}, not Hounsfield units; export the series again"
+        )
+    pixels = sitk.GetArrayFromImage(image)[0].astype(np.float32)
+    if not image.HasMetaDataKey(PADDING):
+        return pixels
+    slope, stored = _number(image, SLOPE, 1), _number(image, PADDING, 0)
+    if _text(image, PHOTOMETRIC) == "MONOCHROME1":
+        bits, signed = int(_number(image, BITS, 16)), int(_number(image, SIGNED, 0))
+        stored = 2**bits - 1 - signed * 2**bits - stored
+    padding = slope * stored + _number(image, INTERCEPT, 0)
+    padded = np.isclose(pixels, padding, atol=abs(slope) / 2)
+    if padded.any() and not padded.all():
+        pixels[padded] = pixels[~padded].min()
+    return pixels
+
+
+def _text(image: sitk.Image, tag: str) -> str:
+    return image.GetMetaData(tag).strip() if image.HasMetaDataKey(tag) else ""
+
+
+def _number(image: sitk.Image, tag: str, default: float) -> float:
+    text = _text(image, tag)
+    return float(text) if text else default
 
 
 def _read_slice(path: Path) -> sitk.Image:

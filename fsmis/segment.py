@@ -24,6 +24,7 @@ from fsmis.cli import CONF_DIR, command_line
 from fsmis.data.geometry import AxialVolume, CommonGrid
 from fsmis.data.labelled_slice import LabelledSlice, read_axial, read_labelled_slice
 from fsmis.data.nifti import write_volume
+from fsmis.data.notes import notes_on
 from fsmis.datasets import Scan, require_percentiles, scale_intensities
 from fsmis.errors import UserError
 from fsmis.methods.base import Method
@@ -31,6 +32,8 @@ from fsmis.protocol import Episode, OrganTask
 from fsmis.reporting.preview import draw_preview
 from fsmis.runs.display import console, errors
 from fsmis.settings import SegmentSettings, converted, require_at_least
+
+TILT_DEG = 0.5  # axes that are off a right angle by less are taken for straight
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"query: {n_slices} axial slices of {height} x {width} pixels in {options.query}\n"
             f"segmenting at {grid.pixel_mm:.2f} mm a pixel with {cfg.method._target_}"
         )
+        of_files = (options.support_image, support.volume), (options.query, query)
+        for path, volume in of_files:
+            for note in [*notes_on(str(path), volume.pixels), *_on_tilt(path, volume)]:
+                errors.print(f"note: {note}")
         if support.elsewhere:
             errors.print(
                 f"note: labels {', '.join(map(str, support.elsewhere))} are in other slices of the "
@@ -139,15 +146,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     f"{options.query}: segmenting failed ({error}); try device=cpu, a smaller "
                     "segmenter or another method"
                 ) from error
-        write_volume(options.output, query.turn_back(labels), query.stored_affine)
-        millilitres = np.prod(query.spacing) / 1000
+        write_volume(options.output, query.turn_back(labels), query.stored_affine, options.query)
+        millilitres = abs(np.linalg.det(query.affine[:3, :3])) / 1000
         for value in sorted(support.values):
             voxels = np.count_nonzero(labels == value)
-            console.print(f"label {value}: {voxels} voxels, {voxels * millilitres:.1f} ml")
+            held = np.flatnonzero((labels == value).any(axis=(1, 2)))
+            where = f"slices {held[0]} to {held[-1]}, from the feet" if len(held) else "not found"
+            console.print(f"label {value}: {voxels} voxels, {voxels * millilitres:.1f} ml, {where}")
         console.print(options.output)
         if options.figure:
             draw_preview(options.figure, episode, labels, query, grid, cfg.figure_slices)
             console.print(options.figure)
+
+
+def _on_tilt(path: Path, volume: AxialVolume) -> list[str]:
+    if volume.tilt_deg < TILT_DEG:
+        return []
+    return [
+        f"{path}: its axes are {volume.tilt_deg:.1f} degrees off a right angle (a tilted gantry); "
+        "its slices are used as they are, and labels lie on the same voxels"
+    ]
 
 
 def _of_several_parts(episode: Episode) -> list[str]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.cli import load_source
+from data_prep.dicom import read_series
 from data_prep.download import download
 from data_prep.geometry import resample_label
 from data_prep.source import PreparedScan
@@ -222,6 +223,63 @@ def test_a_slice_that_lies_nowhere(series, field):
     delattr(slice_, field)
     slice_.save_as(dicom(series, 4))
     refused(series, "IMG-0004-00004.dcm", "no position or orientation")
+
+
+def rows_of(path: Path) -> np.ndarray:
+    return read_series(sorted((path / "DICOM_anon").iterdir()), 0.1)[0]
+
+
+def test_a_slice_stored_inverted_is_turned(series):
+    """MONOCHROME1: low stored values are shown bright."""
+    before = rows_of(series)
+    path = dicom(series, 3)
+    stored = pydicom.dcmread(path)
+    highest = 2**stored.BitsStored - 1
+    change(path, PhotometricInterpretation="MONOCHROME1")
+    stored_pixels = (highest - stored.pixel_array).astype(np.uint16)
+    change(path, PixelData=stored_pixels.tobytes())
+    np.testing.assert_allclose(rows_of(series), before)
+
+
+def test_each_slice_has_its_own_rescaling(series):
+    before = rows_of(series)
+    for number, slope in ((1, 2.0), (2, 0.5)):
+        change(dicom(series, number), RescaleSlope=slope, RescaleIntercept=7)
+    after = rows_of(series)
+    np.testing.assert_allclose(after[2:], before[2:])
+    np.testing.assert_allclose(after[0], 2 * before[0] + 7)
+    np.testing.assert_allclose(after[1], 0.5 * before[1] + 7)
+
+
+def test_padding_is_as_dark_as_the_darkest_pixel(series):
+    path = dicom(series, 1)
+    before = rows_of(series)
+    stored = pydicom.dcmread(path).pixel_array.copy()
+    stored[:10] = 60000
+    change(path, PixelData=stored.tobytes())
+    slice_ = pydicom.dcmread(path)
+    slice_.add_new("PixelPaddingValue", "US", 60000)
+    slice_.save_as(path)
+    after = rows_of(series)
+    np.testing.assert_allclose(after[0, 10:], before[0, 10:])
+    assert (after[0, :10] == before[0, 10:].min()).all()
+
+
+@pytest.mark.parametrize(
+    "field, name", [("PatientID", "patient"), ("FrameOfReferenceUID", "frame of reference")]
+)
+def test_a_slice_of_another_scan(series, field, name):
+    for number in range(1, SLICES + 1):
+        change(dicom(series, number), **{field: "1.2.3"})
+    prepared(series)
+    change(dicom(series, 2), **{field: "1.2.4"})
+    refused(series, name, "1.2.4", "1.2.3", "two scans are mixed")
+
+
+def test_ct_values_other_than_hounsfield_units(series):
+    for number in range(1, SLICES + 1):
+        change(dicom(series, number), Modality="CT", RescaleType="OD", RescaleSlope=1)
+    refused(series, "OD", "Hounsfield")
 
 
 def test_a_single_slice(series):

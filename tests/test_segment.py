@@ -342,7 +342,7 @@ def _coronal_slice(files, support):
         (_cropped_mask, "mask", "draw the mask on that image"),
         (_float_mask, "mask", "not a whole number"),
         (_negative_mask, "mask", "0 to 65535"),
-        (_empty_mask, "mask", "label at least one organ"),
+        (_empty_mask, "mask", "the mask is empty, every pixel is 0; draw at least one organ"),
         (_one_pixel_label, None, "raise size"),
         (_misplaced_slice, "mask", "give --support-slice"),
         (_coronal_slice, "query", "axial slice"),

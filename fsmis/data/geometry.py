@@ -62,6 +62,14 @@ class AxialVolume:
         return index if self.stored[axial, 1] > 0 else len(self.pixels) - 1 - index
 
     @property
+    def tilt_deg(self) -> float:
+        """By how much two axes of the grid miss a right angle, the largest of the three: a CT
+        gantry's tilt."""
+        unit = self.affine[:3, :3] / voxel_sizes(self.affine)
+        cosines = np.abs(unit.T @ unit)[np.triu_indices(3, 1)]
+        return float(np.degrees(np.arcsin(cosines.max().clip(max=1))))
+
+    @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm, (z, y, x)."""
         x, y, z = voxel_sizes(self.affine)

@@ -1,6 +1,7 @@
 """The one labelled slice that a user gives: an image, a mask beside it, and which slice counts."""
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from fsmis.data.geometry import AxialVolume
 from fsmis.data.nifti import read_volume
 from fsmis.errors import UserError
 
-SAME_MM = 1e-3  # affines are stored in float32; what differs by less is the same geometry
+SAME_PLACE = 0.1  # fraction of a voxel by which a mask's corners may lie off the image's
 SAME_VALUE = 0.01  # as far from a whole number a label value may be, from scaling in the header
 SAME_VOXEL = 0.01  # fraction of a voxel by which a slice may lie off the image's grid
 
@@ -88,9 +89,13 @@ def read_labelled_slice(image_path: Path, mask_path: Path, index: int | None) ->
         labels, labelled = labels[0], []
     stored_position = image.axial_slice(position)
     if not labels.any():
-        where = f"; labelled slices: {', '.join(map(str, labelled))}" if labelled else ""
+        if index is None or not labelled:
+            raise UserError(
+                f"{mask_path}: the mask is empty, every pixel is 0; draw at least one organ"
+            )
         raise UserError(
-            f"{mask_path}: no label in slice {stored_position}{where}; label at least one organ"
+            f"{mask_path}: no label in slice {stored_position}; labelled slices: "
+            f"{', '.join(map(str, labelled))}"
         )
     elsewhere = np.setdiff1d(values, [0, *np.unique(labels)]).tolist()
     return LabelledSlice(image, position, stored_position, labels, elsewhere)
@@ -124,13 +129,16 @@ def _require_same_slices(
             f"{mask_path}: shape {mask.pixels.shape} (axial, z y x) differs from "
             f"{image.pixels.shape} of {image_path}; draw the mask on that image"
         )
+    corners = np.array(list(product(*([0, n - 1] for n in mask.pixels.shape[::-1]))))
+    moved = mask.affine - image.affine
     # a single slice tells its thickness and place in many ways, or not at all
-    compared = np.s_[:3, :2] if single else np.s_[:3, :4]
-    difference = np.abs(mask.affine[compared] - image.affine[compared]).max()
-    if difference > SAME_MM:
+    offset = 0 if single else moved[:3, 3]
+    away = np.linalg.norm(corners @ moved[:3, :3].T + offset, axis=1).max()
+    allowed = SAME_PLACE * min(image.spacing)
+    if away > allowed:
         raise UserError(
-            f"{mask_path}: affine differs from that of {image_path} by up to {difference:g} mm; "
-            "draw the mask on that image and keep its geometry"
+            f"{mask_path}: lies up to {away:.3g} mm off {image_path}, allowed are {allowed:.3g} mm "
+            f"({SAME_PLACE:g} of a voxel); draw the mask on that image and keep its geometry"
         )
 
 

@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,11 @@ from fsmis.errors import UserError
 from fsmis.files.atomic import write_atomic
 
 GZIP_MAGIC = b"\x1f\x8b"
+# What a header says of where a volume lies.
+PLACE = (
+    *("pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z"),
+)
 GZIP_LEVEL = 1  # as nibabel: higher ones take long and save little
 
 
@@ -61,20 +67,32 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, tuple[float, float, float
     return array, (z, y, x), affine
 
 
-def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray) -> None:
+def write_volume(
+    path: Path | str, array: np.ndarray, affine: np.ndarray, like: Path | str | None = None
+) -> None:
     """Write an array [Z, H, W] as NIfTI, whole or not at all, the same bytes for the same array.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
         array: [Z, H, W], of a dtype that NIfTI stores.
         affine: [4, 4] of the (x, y, z) order, as ``read_volume`` returns it.
+        like: a volume of the same grid whose header says where it lies, in both matrices and both
+            codes, so that every program places the two alike; ``affine`` is not used then.
 
     Raises:
         UserError: the file cannot be written.
     """
     path = Path(path)
-    image = nib.Nifti1Image(np.ascontiguousarray(array.T), affine, dtype=array.dtype)
-    image.header.set_xyzt_units("mm")
+    voxels = np.ascontiguousarray(array.T)
+    if like is None:
+        image = nib.Nifti1Image(voxels, affine, dtype=array.dtype)
+        image.header.set_xyzt_units("mm")
+    else:
+        header = nib.Nifti1Header()
+        source: Any = nib.load(like).header
+        for name in PLACE:
+            header[name] = source[name]
+        image = nib.Nifti1Image(voxels, None, header, dtype=array.dtype)
     content = image.to_bytes()
     if path.name.endswith(".gz"):
         content = gzip.compress(content, GZIP_LEVEL, mtime=0)
