@@ -21,6 +21,9 @@ from fsmis.cli import CONF_DIR, SOME_FAILED, USER_ERROR, Interrupted, command_li
 from fsmis.data.verify import verify_once
 from fsmis.datasets import Dataset
 from fsmis.errors import ScanError, UserError
+from fsmis.files.names import require_name
+from fsmis.organs import with_selected_organs
+from fsmis.overrides import require_replacing
 from fsmis.protocol import Protocol
 from fsmis.reporting import figures
 from fsmis.reporting.tables import write_summary
@@ -67,6 +70,7 @@ class Run:
         if cfg.figures not in figures.CHOICES:
             raise UserError(f"figures={cfg.figures}: choose one of {', '.join(figures.CHOICES)}")
         tracking.check(cfg.wandb)
+        cfg = with_selected_organs(cfg)
         self.cfg = cfg
         self.dataset: Dataset = instantiate(cfg.dataset)
         self.protocol: Protocol = instantiate(cfg.protocol)
@@ -81,6 +85,8 @@ class Run:
             "variant": variant,
             "protocol": self.protocol.name,
         }
+        for part in choices["method"].split("/"):  # a choice may lie in a folder of its group
+            require_name("method", part)
         parent = Path(cfg.results_dir).expanduser() / self.dataset.name / choices["method"]
         self.folder = RunFolder(parent / variant)
         self._code = code_version()
@@ -249,6 +255,7 @@ def main(cfg: DictConfig) -> str | None:
     alone = job.mode is not RunMode.MULTIRUN
     try:
         with command_line():
+            require_replacing(job.overrides.task, cfg)
             code = execute(cfg, dict(job.runtime.choices))
         if code:
             raise SystemExit(code)
