@@ -8,7 +8,6 @@ import os
 import sys
 import time
 import traceback
-from collections import Counter
 from pathlib import Path
 
 import hydra
@@ -90,7 +89,7 @@ class Run:
         parent = Path(cfg.results_dir).expanduser() / self.dataset.name / choices["method"]
         self.folder = RunFolder(parent / variant)
         self._code = code_version()
-        self.news = news(parent, variant, identified) + self._code_news()
+        self.news = news(parent, variant, identified)
         self._plan = {
             **self.labels,
             "oracle": self.protocol.oracle,
@@ -174,15 +173,6 @@ class Run:
             and (self.cfg.figures != "all" or self._figure(cell).is_file())
         )
 
-    def _code_news(self) -> list[str]:
-        codes = [self.folder.read(cell).get("code") for cell in self.folder.done(self.requested)]
-        others = Counter(code for code in codes if code != self._code)
-        return [
-            f"{count} scans here were scored by code {code}, this is {self._code}: "
-            "force=true computes them again"
-            for code, count in others.items()
-        ]
-
     def _draw(self, cell: Cell, segmented: Segmented) -> None:
         title = f"{self.labels['dataset']}, {self.labels['method']}, {self.labels['protocol']}"
         figures.draw(self._figure(cell), segmented, self.cfg.figure_slices, title)
@@ -208,6 +198,8 @@ def execute(cfg: DictConfig, choices: dict[str, str]) -> int:
     limit_threads(run.cfg.threads)
     for line in run.news:
         display.console.print(line)
+    for line in run.folder.set_aside(run.requested):
+        display.errors.print(line)
     pending, organs = run.pending(), list(run.dataset.organs)
     try:
         with interruptible():

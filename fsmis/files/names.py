@@ -5,7 +5,9 @@ from typing import Any
 
 from fsmis.errors import UserError
 
-NAME = re.compile(r"\w([\w .,+()=-]{0,98}[\w+)])?")  # no separator, nothing hidden, no parent folder
+LONGEST = 100  # characters of a name
+# No separator, no parent folder, nothing hidden, no end that a file system drops.
+NAME = re.compile(r"\w([\w .,+()=-]*[\w+)])?")
 
 
 def require_name(key: str, name: Any) -> str:
@@ -21,9 +23,9 @@ def require_name(key: str, name: Any) -> str:
     Raises:
         UserError: it is no text of letters, digits, spaces and a few signs, or too long.
     """
-    if not isinstance(name, str) or NAME.fullmatch(name) is None:
+    if not isinstance(name, str) or len(name) > LONGEST or NAME.fullmatch(name) is None:
         raise UserError(
-            f"{key}={name!r}: it names files and folders; use up to 100 letters, digits, spaces and "
-            ". , _ + ( ) = -, with a letter or digit at either end"
+            f"{key}={name!r}: it names files and folders; use up to {LONGEST} letters, digits, "
+            "spaces and . , _ + ( ) = -, with a letter or digit at either end"
         )
     return name
