@@ -11,7 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def _origin(module: str, name: str | None, attribute: str | None) -> list[tuple[
     return [(module, name)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _file(module: str) -> Path | None:
     """Source file of a module of own code; finds it without importing anything."""
     root, *rest = module.split(".")
@@ -133,7 +133,7 @@ def _file(module: str) -> Path | None:
     return next((path for path in own if path.suffix == ".py" and path.is_file()), None)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(module: str) -> _Module | None:
     """A module of own code; None for another."""
     path = _file(module)

@@ -209,7 +209,7 @@ class RunFolder:
                 f"{path}: no column {lacking[0]}; written by another version, run again"
             )
         for number, row in enumerate(scores.to_dict("records"), start=1):
-            problem = value_problem({name: v for name, v in row.items() if not pd.isna(v)})
+            problem = value_problem({str(name): v for name, v in row.items() if not pd.isna(v)})
             if problem is not None:
                 raise UserError(f"{path}: row {number}: {problem}; run the same command again")
         return scores
