@@ -94,7 +94,7 @@ def _look(module: str, name: str) -> tuple[list[str], list[tuple[str, str]]]:
     if name == EVERYTHING:
         return [], [(module, known) for known in [*parsed.statements, *parsed.imports]]
     statements = parsed.statements.get(name, [])
-    used = [(module, LOOSE), *parsed.imported(name, None)]
+    used = [] if name == LOOSE else [(module, LOOSE), *parsed.imported(name, None)]
     for base, attribute in (use for statement in statements for use in statement.uses):
         if base in parsed.statements:
             used.append((module, base))
