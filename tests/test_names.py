@@ -32,7 +32,7 @@ def test_names_of_the_field_are_taken(name: str) -> None:
 @pytest.mark.parametrize("name", BAD, ids=repr)
 def test_names_that_lead_elsewhere_are_refused(name: object) -> None:
     with pytest.raises(
-        UserError, match="^dataset.name=.*it names files and folders; use up to 100"
+        UserError, match=r"^dataset.name=.*it names files and folders; use up to 100"
     ):
         require_name("dataset.name", name)
 
@@ -59,11 +59,11 @@ def test_dataset_with_such_a_name_is_refused(phantom_root: Path, key: str, value
 
 
 def test_scans_of_a_plan_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="scan='../1': it names files"):
+    with pytest.raises(UserError, match=r"scan='../1': it names files"):
         Cell(0, "8", "../1")
     plan = {"cells": [{"fold": 0, "support_scan": "8", "query_scan": "../../1"}]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    with pytest.raises(UserError, match="scan='../../1': it names files"):
+    with pytest.raises(UserError, match=r"scan='../../1': it names files"):
         RunFolder(tmp_path).plan()
 
 
@@ -80,7 +80,7 @@ def test_files_of_a_manifest_are_checked(prepared_hearts: Path, tmp_path: Path) 
 
 
 def test_dataset_of_a_table_is_checked(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--dataset='../x': it names"):
+    with pytest.raises(UserError, match=r"--dataset='../x': it names"):
         requested("main_results", "", [str(tmp_path), "--dataset", "../x"])
 
 

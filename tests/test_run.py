@@ -223,7 +223,7 @@ def command_here(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
         (["organs=[]"], "organs=[]: give some of liver, RK, LK, spleen"),
         (["organs=liver"], "organs=liver: "),
         (["dataset.name=../../evil"], "dataset.name='../../evil': it names files and folders"),
-        (["+dataset.organs.a/b=5"], "organ='a/b': it names files and folders"),
+        (["+dataset.organs={a/b: 5}"], "organ='a/b': it names files and folders"),
         (["force=flase"], "force=flase: Value 'flase' is not a valid bool"),
         (["seed=one"], "seed=one: "),
         (["seed=${nothing}"], "Interpolation key 'nothing' not found"),
