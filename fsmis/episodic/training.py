@@ -203,7 +203,7 @@ class EpisodicTraining:
         if len(source) == 0:
             raise UserError(
                 f"{scans.dataset}: no slice outside fold {scans.fold} can be trained on in setting "
-                f"{self.setting}; test fewer organs at a time, as organs=[RK,LK], or lower "
+                f"{self.setting}; test fewer of dataset.organs, as organs=[RK,LK], or lower "
                 "supervoxels.min_size where no segment is that large"
             )
         return source

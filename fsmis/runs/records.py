@@ -135,9 +135,8 @@ class RunFolder:
 
         One without a checksum, which only earlier versions wrote, is believed here.
         """
-        path = self.cell_file(cell)
         _, problem = self._look(cell)
-        return f"{path}: {problem}" if problem is not None and path.exists() else None
+        return None if problem is None else f"{self.cell_file(cell)}: {problem}"
 
     def set_aside(self, cells: list[Cell]) -> list[str]:
         """Rename files that are not believed, to be computed again; returns a line for each.
@@ -149,9 +148,9 @@ class RunFolder:
         for cell in cells:
             path = self.cell_file(cell)
             record, problem = self._look(cell)
-            if problem is None and CHECKSUM not in record:
+            if problem is None and record["state"] != "missing" and CHECKSUM not in record:
                 problem = "no checksum"
-            if problem is None or not path.exists():
+            if problem is None:
                 continue
             names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
             aside = next(name for name in names if not os.path.lexists(name))
@@ -221,9 +220,9 @@ class RunFolder:
         return sorted(rows, key=lambda row: (row["fold"], row["query_scan"].zfill(LONGEST)))
 
     def _look(self, cell: Cell) -> tuple[dict[str, Any], str | None]:
-        """Record of a cell, and why it is not to be believed."""
+        """``_read_cell`` of its file, which must be of its support too."""
         record, problem = _read_cell(self.cell_file(cell))
-        if problem is None and record["support_scan"] != cell.support_scan:
+        if problem is None and record.get("support_scan", cell.support_scan) != cell.support_scan:
             problem = f"supported by scan {record['support_scan']}, not {cell.support_scan}"
         return record, problem
 
@@ -255,11 +254,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _read_cell(path: Path) -> tuple[dict[str, Any], str | None]:
-    """Record in the file of a cell, and why it is not to be believed; no file is one reason."""
-    record = read_json(path)
-    if record is None:
-        return {}, "no whole JSON object"
-    problem = record_problem(record)
+    """Record in the file of a cell, missing where there is none; why it is not to be believed."""
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {"state": "missing"}, None
+    except (OSError, ValueError, RecursionError):
+        return {}, "no whole JSON"
+    problem = record_problem(record) if isinstance(record, dict) else "no JSON object"
     if problem is None and path.stem != f"fold{record['fold']}_scan{record['query_scan']}":
         problem = f"of scan {record['query_scan']} of fold {record['fold']}"
     return record, problem
