@@ -129,6 +129,8 @@ class Run:
         Raises:
             UserError: something other than a scan, to be mended first.
         """
+        if not self.cfg.force and self._is_complete(cell):  # by another process since
+            return
         # what an earlier computation left must not pass for this one's
         record = self.folder.begin(cell, now())
         self._figure(cell).unlink(missing_ok=True)
