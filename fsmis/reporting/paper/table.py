@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fsmis.errors import UserError
+from fsmis.files.names import require_name
 from fsmis.reporting.paper.files import write_figures, write_table
 from fsmis.reporting.paper.planned import Experiment, FinishedRuns, PlannedRun
 from fsmis.reporting.paper.rows import Row, Rows
@@ -82,6 +83,7 @@ def requested(
     parser.add_argument("--dataset", default="chaos_mri", help="choice of dataset (%(default)s)")
     parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
     options = parser.parse_intermixed_args(arguments)
+    require_name("--dataset", options.dataset)
     runs = FinishedRuns(options.results)
     settings = [f"dataset={options.dataset}", *runs.data_root(options.dataset)]
     name = tables[options.table] if tables else script
