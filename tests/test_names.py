@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from experiments.tabulate import requested
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from hypothesis import given
@@ -17,6 +16,7 @@ from fsmis.cli import CONF_DIR
 from fsmis.data.manifest import Manifest
 from fsmis.errors import UserError
 from fsmis.files.names import LONGEST, require_name
+from fsmis.reporting.paper.table import requested
 from fsmis.runs.records import Cell, RunFolder
 
 GOOD = ["chaos_mri", "LV-BP", "left kidney", "2D", "Leber (re.)", "pat01", "a", "größer", "x" * 100]
