@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -13,8 +12,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError
 
 from fsmis.errors import UserError
+from fsmis.suggestions import CONF_DIR, explained
 
-CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
+__all__ = ["CONF_DIR", "Interrupted", "command_line", "interruptible"]
 USER_ERROR, SOME_FAILED = 2, 1  # exit codes; an interrupted command exits with 128 + signal
 
 
@@ -80,8 +80,7 @@ def _for_user(error: Exception) -> str | None:
     if isinstance(error, OverrideParseException):
         return f"{_line(error)}; quote a value with spaces, commas or =, as in \"key='a b'\""
     if isinstance(error, HydraException | GrammarParseError | InterpolationResolutionError):
-        # of a name that is not there, Hydra lists the choices and then where it looked for them
-        return _line(str(error).split("Config search path:")[0])
+        return _line(explained(str(error)))
     return None
 
 

@@ -1,10 +1,11 @@
 """Check an installation: ``python -m fsmis.doctor``. Exit code 1 if something is broken."""
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,8 +166,13 @@ CHECKS: list[Callable[[], list[Finding]]] = [
 ]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print all findings as a table."""
+    argparse.ArgumentParser(
+        prog="python -m fsmis.doctor",
+        description="Check versions, weights, devices and data of this machine, and say what to do "
+        "about what is missing. Exit code 1 where something that every run needs is.",
+    ).parse_args(arguments)
     table = Table(title="fsmis doctor", title_justify="left")
     for column in ("", "status", "found", "fix"):
         table.add_column(column, overflow="fold")

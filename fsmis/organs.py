@@ -5,6 +5,7 @@ from copy import deepcopy
 from omegaconf import DictConfig, OmegaConf
 
 from fsmis.errors import UserError
+from fsmis.suggestions import did_you_mean
 
 
 def with_selected_organs(cfg: DictConfig) -> DictConfig:
@@ -26,9 +27,10 @@ def with_selected_organs(cfg: DictConfig) -> DictConfig:
     known = dict(dataset.organs)
     unknown = [organ for organ in selected if organ not in known]
     if unknown or not selected or len(set(selected)) < len(selected):
+        near = "".join(did_you_mean(str(organ), map(str, known)) for organ in unknown[:1])
         raise UserError(
             f"organs=[{','.join(map(str, selected))}]: give some of {', '.join(map(str, known))}, "
-            f"each once, which are those of {dataset.name}, or null for all"
+            f"each once, which are those of {dataset.name}, or null for all{near}"
         )
     others = {value for organ, value in known.items() if organ not in selected}
     unscored = others | set(dataset.get("unscored_labels") or [])

@@ -210,11 +210,15 @@ def main() -> None:
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="a sweep over lists of values"
     )
+    parser.add_argument("--config-dir", type=Path, help="options of your own, as for fsmis.run")
     parser.add_argument("--measure", action="store_true", help="time a scan where none has been")
     options = parser.parse_intermixed_args()
+    overrides = list(options.overrides)
+    if options.config_dir:
+        overrides.insert(0, f"hydra.searchpath=[file://{options.config_dir.absolute()}]")
     with command_line():
         planner = Planner(options.measure)
-        show([planner.plan(job) for job in compose_jobs(options.overrides, options.multirun)])
+        show([planner.plan(job) for job in compose_jobs(overrides, options.multirun)])
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from fsmis.runs.threads import limit_threads
 from fsmis.runs.training_curve import write_training
 from fsmis.runs.variant import identity, news, variant_hash, weights_of
 from fsmis.settings import RunSettings, converted, require_at_least
+from fsmis.settings_help import print_help_and_exit
 
 
 class Run:
@@ -267,6 +268,7 @@ def main(cfg: DictConfig) -> str | None:
 
 def command() -> None:
     """The command line: ``main``, and one line for what Hydra itself refuses."""
+    print_help_and_exit(sys.argv[1:], "python -m fsmis.run", "config")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors and does not print
     with command_line(), killed_jobs():
         main()

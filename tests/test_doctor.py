@@ -64,10 +64,10 @@ def test_exit_code_says_whether_something_is_broken(
         raise OSError("libfoo.so: not found")
 
     monkeypatch.setattr(doctor, "CHECKS", [doctor.git, doctor.disk_space])
-    doctor.main()
+    doctor.main([])
     monkeypatch.setattr(doctor, "CHECKS", [broken, doctor.disk_space])
     with pytest.raises(SystemExit) as stop:
-        doctor.main()
+        doctor.main([])
     assert stop.value.code == 1
     shown = capsys.readouterr().out
     assert "libfoo.so: not found" in shown and shown.count("disk") == 2

@@ -1,0 +1,48 @@
+"""One command: ``python -m fsmis SUBCOMMAND ...`` is ``python -m`` of the module that does it."""
+
+import os
+import sys
+
+from fsmis.suggestions import did_you_mean
+
+# subcommand: module, what it does
+COMMANDS = {
+    "run": ("fsmis.run", "segment and score the scans of a dataset; -m for a sweep"),
+    "segment": ("fsmis.segment", "label a whole new volume from one labelled slice"),
+    "report": ("fsmis.report", "tables, figures and a page of finished runs"),
+    "compare": ("fsmis.compare", "finished runs beside each other and published rows, with tests"),
+    "plan": ("fsmis.plan", "what a run or a sweep will do and cost; runs nothing"),
+    "status": ("fsmis.status", "which scans are done, running, failed or missing"),
+    "doctor": ("fsmis.doctor", "versions, weights, devices and data of this machine"),
+    "phantom": ("fsmis.phantom", "write generated scans, prepared or raw"),
+    "bench": ("fsmis.bench", "measure speed against the public packages"),
+    "prepare": ("data_prep", "raw downloads to prepared scans: prepare chaos|cmr|synapse|..."),
+    "verify": ("data_prep.verify", "check a folder of prepared scans"),
+}
+
+
+def main() -> None:
+    """Replace this process by the subcommand's; exit code 2 and one line where there is none."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h"):
+        print("usage: python -m fsmis SUBCOMMAND ...\n")
+        print("\n".join(f"  {command:9} {text}" for command, (_, text) in COMMANDS.items()))
+        print("\nSUBCOMMAND --help tells more.")
+        return
+    if name not in COMMANDS:
+        near = did_you_mean(name, COMMANDS)
+        print(f"error: there is no subcommand {name}{near}; --help lists them", file=sys.stderr)
+        raise SystemExit(2)
+    module = COMMANDS[name][0]
+    if name == "prepare":
+        if not rest or rest[0].startswith("-"):
+            print("usage: python -m fsmis prepare DATASET --raw RAW --out DIR\n")
+            print("DATASET is chaos, synapse, cmr, or folder for pairs of NIfTI files")
+            return
+        module, rest = f"data_prep.{rest[0]}", rest[1:]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *rest])
+
+
+if __name__ == "__main__":
+    main()

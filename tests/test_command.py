@@ -1,0 +1,87 @@
+"""The command lines themselves: help, subcommands, mistyped words."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fsmis.__main__ import COMMANDS
+from fsmis.suggestions import did_you_mean
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def ask(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+
+
+def test_every_subcommand_is_listed_and_dispatched():
+    listed = ask("fsmis", "--help")
+    assert listed.returncode == 0 and all(f"  {name} " in listed.stdout for name in COMMANDS)
+    assert ask("fsmis").stdout == listed.stdout
+    status = ask("fsmis", "status", "--help")
+    assert status.returncode == 0 and "results_dir of the runs" in status.stdout
+    wrong = ask("fsmis", "stauts")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: there is no subcommand stauts")
+    assert "did you mean status?" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+def test_preparing_is_a_subcommand(tmp_path):
+    assert "prepare DATASET" in ask("fsmis", "prepare").stdout
+    assert "--raw" in ask("fsmis", "prepare", "chaos", "--help").stdout
+
+
+def test_help_of_a_run_is_short_and_says_what_each_setting_does():
+    done = ask("fsmis.run", "--help")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) < 70
+    for line in (
+        "seed: 0  # of everything random",
+        "matcher=       encoder_features, identity, lpips, ncc, psnr, random, ssim",
+        "--config-dir DIR",
+    ):
+        assert line in done.stdout
+    group = ask("fsmis.run", "--help", "support_set").stdout
+    assert "rotation_deg: 15  # largest rotation either way, degrees" in group
+    assert "support_set=paper" in group
+    wrong = ask("fsmis.run", "--help", "suport_set")
+    assert wrong.returncode == 2 and "did you mean support_set?" in wrong.stderr
+
+
+def test_the_doctor_explains_himself_before_he_looks():
+    done = ask("fsmis.doctor", "--help")
+    assert done.returncode == 0 and "usage" in done.stdout and "torch" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "argument, meant",
+    [
+        ("support_set.cuont=3", "support_set.count"),
+        ("method.volume_pass.reech=1", "method.volume_pass.reach"),
+        ("+support_set.cuont=3", "support_set.count"),
+        ("metod=copy_mask", "method"),
+        ("matcher=lpip", "lpips"),
+        ("organs=[livr]", "liver"),
+    ],
+)
+def test_mistyped_words_are_met_with_the_right_one(argument, meant, phantom_root):
+    done = ask("fsmis.run", "dataset=phantom", f"dataset.root={phantom_root}", argument)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: ") and f"did you mean {meant}?" in lines[-1]
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_a_plan_knows_options_of_ones_own(tmp_path, phantom_root):
+    folder = tmp_path / "method"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("_target_: fsmis.methods.copy_mask.CopyMask\n")
+    data = ["dataset=phantom", f"dataset.root={phantom_root}", f"results_dir={tmp_path}/runs"]
+    done = ask("fsmis.plan", *data, "method=mine", "--config-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "scans" in done.stdout
+
+
+def test_no_suggestion_for_what_is_near_to_nothing():
+    assert did_you_mean("xyzzy", ["method", "matcher"]) == ""
