@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from fsmis.cli import CONF_DIR, SOME_FAILED, USER_ERROR, Interrupted, command_line, interruptible
+from fsmis.data.notes import notes_on
 from fsmis.data.verify import verify_once
 from fsmis.datasets import Dataset
 from fsmis.errors import ScanError, UserError
@@ -142,6 +143,8 @@ class Run:
                     write_training(self.folder.path / "training", cell.fold, log)
                 start = time.perf_counter()  # a training is timed in its own folder
                 segmented = self.evaluation.segment(cell)
+                for note in notes_on(f"scan {cell.query_scan}", segmented.query.image):
+                    display.errors.print(f"note: {note}")
                 if self.cfg.save_predictions:
                     segmented.write(self._prediction(cell), self.dataset.organs)
                 if self.cfg.figures == "all":

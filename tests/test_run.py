@@ -344,3 +344,16 @@ def test_floor_on_the_real_scans(chaos_root: Path, tmp_path: Path) -> None:
     assert len(pd.read_csv(next(tmp_path.rglob("scores.csv")))) == 80
     summary = pd.read_csv(next(tmp_path.rglob("summary.csv"))).set_index("organ")
     assert summary.loc["mean", "dice"] == pytest.approx(43.93, abs=0.005)
+
+
+def test_empty_slices_are_said(data, tmp_path, capsys):
+    def blank(array: np.ndarray) -> np.ndarray:
+        array = array.copy()
+        array[:2] = array.min()
+        return array
+
+    for number in (1, 2, 3, 4):
+        spoil(data / f"image_{number}.nii.gz", blank)
+    assert run_here(copy_mask(data, tmp_path / "runs")) == 0
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "note: scan 1: 2 of " in said and "slices are empty" in said
