@@ -91,9 +91,7 @@ class AugmentMatchPrompt(PromptedMethod):
         queries = self.segmenter.encode(query_images)
         copies = self._match_slices(episode, slices, queries)
         prompts = _prompts(episode, slices, copies)
-        segment = self._segment_with(
-            np.stack([*copies.images, *query_images]), Features.cat([*copies.features, queries])
-        )
+        segment = self._segment_with(copies, query_images, queries)
         answer = self.volume_pass.refine(segment(prompts), episode.organs, prompts, segment)
 
         self.matches, first = {}, 0
@@ -106,12 +104,16 @@ class AugmentMatchPrompt(PromptedMethod):
             first = rows.stop
         return by_organ(episode, answer)
 
-    def _segment_with(self, images: np.ndarray, features: Features) -> Segment:
-        """Stage 3 on copies and query slices, in the one view or in both."""
+    def _segment_with(
+        self, copies: MatchedCopies, query_images: np.ndarray, queries: Features
+    ) -> Segment:
+        """Stage 3 on copies and query slices as one set of images, in the one view or in both."""
+        features = Features.cat([*copies.features, queries])
         upright = partial(segment_prompted, self.segmenter, features, features)
         if not self.flip:
             return upright
-        mirrored = self.segmenter.encode(mirror(images))
+        views = (mirror(np.stack(copies.images)), mirror(query_images))
+        mirrored = Features.cat([self.segmenter.encode(view) for view in views])
         return with_flip(upright, partial(segment_prompted, self.segmenter, mirrored, mirrored))
 
     def _match_slices(
@@ -181,4 +183,5 @@ def _prompts(episode: Episode, slices: np.ndarray, copies: MatchedCopies) -> Pro
         memory_mask=np.stack([copies.masks[copy][organ] for copy, organ in memory_of]),
         row_query=np.array(row_query),
         row_memory=np.array([[-1] * (most - len(memories)) + memories for memories in row_memory]),
+        size=episode.query.image.shape[1:],
     )
