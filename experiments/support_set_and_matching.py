@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from experiments.write_table import write_figures
 from fsmis.cli import CONF_DIR, command_line
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
+from fsmis.organs import with_selected_organs
+from fsmis.overrides import require_replacing
 from fsmis.protocol import Episode
 
 SHOWN = 6  # copies and query slices in the figure
@@ -79,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     overrides = parser.parse_args(arguments).overrides
     with command_line():
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            config = compose("config", overrides=overrides)
+            config = with_selected_organs(compose("config", overrides=overrides))
+            require_replacing(overrides, config)
         dataset, protocol = instantiate(config.dataset), instantiate(config.protocol)
         split = protocol.splits(dataset)[0]
         support, query = dataset.load(split.support_id), dataset.load(split.query_ids[0])

@@ -12,6 +12,7 @@ from experiments.comparison import ComparedRun, Comparison
 from experiments.finished_runs import Experiment, FinishedRuns, PlannedRun
 from experiments.write_table import write_figures, write_table
 from fsmis.errors import UserError
+from fsmis.files.names import require_name
 from fsmis.runs import display
 
 LISTED = 10  # missing runs that a table names, more are counted
@@ -69,6 +70,7 @@ def requested(name: str, doc: str, arguments: Sequence[str] | None) -> Request:
     parser.add_argument("--dataset", default="chaos_mri", help="choice of dataset (%(default)s)")
     parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
     options = parser.parse_intermixed_args(arguments)
+    require_name("--dataset", options.dataset)
     runs = FinishedRuns(options.results)
     settings = [f"dataset={options.dataset}", *runs.data_root(options.dataset)]
     stem = (options.out or options.results) / f"{name}_{options.dataset}"

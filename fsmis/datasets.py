@@ -13,6 +13,7 @@ from fsmis.data.nifti import read_volume
 from fsmis.data.pair import read_pair
 from fsmis.errors import UserError
 from fsmis.files.checksum import sha256
+from fsmis.files.names import require_name
 
 FILE_NAME = re.compile(r"(image|label)_(.+?)\.nii(\.gz)?")
 
@@ -102,13 +103,15 @@ class Dataset:
             expected: see the attributes; nothing by default.
 
         Raises:
-            UserError: folder or files are missing, the number of scans is not that of the folds, or
-                ``percentiles`` are none.
+            UserError: folder or files are missing, the number of scans is not that of the folds,
+                ``percentiles`` are none, or a name cannot be one of a folder.
         """
         require_percentiles(percentiles)
-        self.name = name
+        self.name = require_name("dataset.name", name)
         self.root = Path(root).expanduser()
-        self.organs = {str(organ): int(value) for organ, value in organs.items()}
+        self.organs = {
+            require_name("organ", str(organ)): int(value) for organ, value in organs.items()
+        }
         self._unscored = {int(value) for value in unscored_labels}
         self._label_values = {int(raw): int(value) for raw, value in label_values.items()}
         self._label_tolerance = label_tolerance

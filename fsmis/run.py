@@ -8,7 +8,6 @@ import os
 import sys
 import time
 import traceback
-from collections import Counter
 from pathlib import Path
 
 import hydra
@@ -21,6 +20,9 @@ from fsmis.cli import CONF_DIR, SOME_FAILED, USER_ERROR, Interrupted, command_li
 from fsmis.data.verify import verify_once
 from fsmis.datasets import Dataset
 from fsmis.errors import ScanError, UserError
+from fsmis.files.names import require_name
+from fsmis.organs import with_selected_organs
+from fsmis.overrides import require_replacing
 from fsmis.protocol import Protocol
 from fsmis.reporting import figures
 from fsmis.reporting.tables import write_summary
@@ -67,6 +69,7 @@ class Run:
         if cfg.figures not in figures.CHOICES:
             raise UserError(f"figures={cfg.figures}: choose one of {', '.join(figures.CHOICES)}")
         tracking.check(cfg.wandb)
+        cfg = with_selected_organs(cfg)
         self.cfg = cfg
         self.dataset: Dataset = instantiate(cfg.dataset)
         self.protocol: Protocol = instantiate(cfg.protocol)
@@ -81,10 +84,12 @@ class Run:
             "variant": variant,
             "protocol": self.protocol.name,
         }
+        for part in choices["method"].split("/"):  # a choice may lie in a folder of its group
+            require_name("method", part)
         parent = Path(cfg.results_dir).expanduser() / self.dataset.name / choices["method"]
         self.folder = RunFolder(parent / variant)
         self._code = code_version()
-        self.news = news(parent, variant, identified) + self._code_news()
+        self.news = news(parent, variant, identified)
         self._plan = {
             **self.labels,
             "oracle": self.protocol.oracle,
@@ -124,6 +129,8 @@ class Run:
         Raises:
             UserError: something other than a scan, to be mended first.
         """
+        if not self.cfg.force and self._is_complete(cell):  # by another process since
+            return
         # what an earlier computation left must not pass for this one's
         record = self.folder.begin(cell, now())
         self._figure(cell).unlink(missing_ok=True)
@@ -168,15 +175,6 @@ class Run:
             and (self.cfg.figures != "all" or self._figure(cell).is_file())
         )
 
-    def _code_news(self) -> list[str]:
-        codes = [self.folder.read(cell).get("code") for cell in self.folder.done(self.requested)]
-        others = Counter(code for code in codes if code != self._code)
-        return [
-            f"{count} scans here were scored by code {code}, this is {self._code}: "
-            "force=true computes them again"
-            for code, count in others.items()
-        ]
-
     def _draw(self, cell: Cell, segmented: Segmented) -> None:
         title = f"{self.labels['dataset']}, {self.labels['method']}, {self.labels['protocol']}"
         figures.draw(self._figure(cell), segmented, self.cfg.figure_slices, title)
@@ -202,6 +200,8 @@ def execute(cfg: DictConfig, choices: dict[str, str]) -> int:
     limit_threads(run.cfg.threads)
     for line in run.news:
         display.console.print(line)
+    for line in run.folder.set_aside(run.requested):
+        display.errors.print(line)
     pending, organs = run.pending(), list(run.dataset.organs)
     try:
         with interruptible():
@@ -249,6 +249,7 @@ def main(cfg: DictConfig) -> str | None:
     alone = job.mode is not RunMode.MULTIRUN
     try:
         with command_line():
+            require_replacing(job.overrides.task, cfg)
             code = execute(cfg, dict(job.runtime.choices))
         if code:
             raise SystemExit(code)

@@ -27,6 +27,7 @@ from fsmis.data.nifti import write_volume
 from fsmis.datasets import Scan, require_percentiles, scale_intensities
 from fsmis.errors import UserError
 from fsmis.methods.base import Method
+from fsmis.overrides import require_replacing
 from fsmis.protocol import Episode, OrganTask
 from fsmis.reporting.preview import draw_preview
 from fsmis.runs.display import console, errors
@@ -220,6 +221,7 @@ def _compose(overrides: list[str]) -> DictConfig:
     """The settings of ``conf/segment.yaml`` with the user's."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = converted(compose("segment", overrides=overrides), SegmentSettings)
+        require_replacing(overrides, cfg)
     OmegaConf.resolve(cfg)
     require_at_least(1, size=cfg.size, figure_slices=cfg.figure_slices)
     require_percentiles(cfg.percentiles)

@@ -26,6 +26,7 @@ class WandbSettings:
 class RunSettings:
     """Of ``conf/config.yaml``."""
 
+    organs: list[str] | None
     results_dir: str
     seed: int
     device: str

@@ -39,7 +39,7 @@ def state_of(folder: RunFolder, cell: Cell) -> tuple[str, str]:
         return ("running", by) if reason is None else ("stopped", f"{reason}; {by}")
     if state == "interrupted":
         return "stopped", f"interrupted by {record['reason']}"
-    return state, record.get("reason", "")
+    return state, record.get("reason") or folder.problem(cell) or ""
 
 
 def show(root: Path, folds: list[int] | None) -> int:

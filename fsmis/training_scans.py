@@ -24,7 +24,7 @@ class TrainingScans:
     SSL-ALPNet, ADNet and Q-Net. In setting 1 no label file is opened. In setting 2 (Ouyang et al.,
     ECCV 2020, section 4.1) slices that contain an organ under test are left out, and the labels are
     read for that alone; the literature tests one group of organs at a time, liver and spleen or
-    both kidneys, which are runs of their own here, with ``dataset.organs`` reduced to the group.
+    both kidneys, which are runs of their own here, as with ``organs=[RK,LK]``.
 
     Attributes:
         dataset: name of the dataset.

@@ -159,7 +159,7 @@ def test_scores_know_nothing_of_the_cache(tmp_path):
     for place in ("null", tmp_path):
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             config = compose("config", overrides=["matcher=lpips", f"cache.dir={place}"])
-        identities.append(settings(config.method))
+        identities.append(settings(config.method, "method"))
     assert identities[0] == identities[1]
     assert not any("cache" in key for key in identities[0])
 

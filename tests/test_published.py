@@ -242,10 +242,15 @@ def test_every_source_is_told_with_its_status(published: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"data": "20 scans in 2 folds, 3f2a"}, {"data": "8 scans in 5 folds"}, {"covered": "partial"}],
+    [
+        {"data": "20 scans in 2 folds, 3f2a"},
+        {"data": "8 scans in 5 folds"},
+        {"covered": "partial"},
+        {"data": "20 scans in 5 folds, 3f2a91c0, organs liver RK", "LK": None, "spleen": None},
+    ],
 )
 def test_other_scans_than_the_benchmarks_have_no_difference(
-    published: pd.DataFrame, change: dict[str, str]
+    published: pd.DataFrame, change: dict[str, object]
 ) -> None:
     found = beside(own(**change), [], published)
     assert pd.isna(found.table["to paper"].iloc[-1])

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_records import row
 
 from fsmis.errors import UserError
 from fsmis.runs.heartbeat import SILENT_S, author, beating, lost
-from fsmis.runs.records import COLUMNS, PLAN, Cell, RunFolder
+from fsmis.runs.records import PLAN, Cell, RunFolder
 from fsmis.status import main, show, state_of
 
 CELLS = [Cell(0, "3", "1"), Cell(0, "3", "2"), Cell(1, "1", "3"), Cell(1, "1", "4")]
@@ -27,7 +28,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 def finish(run: RunFolder, *cells: Cell) -> None:
     for cell in cells:
-        run.finish(cell, [dict.fromkeys(COLUMNS, 1)])
+        run.finish(cell, [row(cell)])
 
 
 def gone() -> int:

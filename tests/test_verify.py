@@ -166,5 +166,5 @@ def test_an_unknown_expectation_fails(hearts):
 def test_expectations_do_not_change_what_a_run_is():
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = compose("config", ["dataset=chaos_mri"])
-    assert "organs.liver" in settings(config.dataset)
-    assert not [key for key in settings(config.dataset) if "expected" in key]
+    assert "organs.liver" in settings(config.dataset, "dataset")
+    assert not [key for key in settings(config.dataset, "dataset") if "expected" in key]

@@ -7,6 +7,7 @@ from typing import Any
 from fsmis.errors import UserError
 from fsmis.files.atomic import write_atomic
 from fsmis.files.checksum import sha256
+from fsmis.files.names import require_name
 
 NAME = "manifest.json"
 
@@ -34,15 +35,17 @@ class Manifest:
         """The folder's manifest; None where there is none.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, or names a file that would lie elsewhere.
         """
         path = folder / NAME
         try:
             record = json.loads(path.read_bytes())
+            for name in (name for scan in record["scans"].values() for name in scan["files"]):
+                require_name(f"{path}: files", name)
             return cls(folder, record["dataset"], record["settings"], dict(record["scans"]))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: damaged; remove it and prepare the folder again") from error
 
     def add(self, scan_id: str, entry: dict[str, Any]) -> None:

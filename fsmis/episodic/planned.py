@@ -55,7 +55,7 @@ class PlannedTraining(EpisodicTraining):
         self, network: EpisodicNetwork, scans: TrainingScans, name: str, settings: dict[str, Any]
     ) -> pd.DataFrame:
         """Load a network as far as it has been trained; see ``EpisodicTraining.train``."""
-        fold = FoldTraining(network, self.schedule, self.folder_of(scans, name, settings))
+        fold = FoldTraining(network, self.schedule, self.folder_of(network, scans, name, settings))
         if not fold.load():
             pace = self.pace(settings)
             records = map(read_json, fold.folder.parents[1].glob(f"*/fold_*/{TIMING}"))

@@ -24,6 +24,7 @@ from fsmis.datasets import Scan
 from fsmis.errors import UserError
 from fsmis.files.atomic import write_atomic
 from fsmis.files.checksum import sha256
+from fsmis.source import source_hash
 
 
 class Supervoxels:
@@ -64,7 +65,7 @@ class Supervoxels:
 
         Args:
             scan: its image alone is read.
-            cache: folder of computed maps, named by the contents of image and settings.
+            cache: folder of computed maps, named by the contents of image, settings and code.
 
         Raises:
             UserError: a given map is missing or of another shape.
@@ -95,7 +96,8 @@ class Supervoxels:
         return [*self._settings, *digests]
 
     def _key(self, image: np.ndarray) -> str:
-        digest = hashlib.sha256(repr((self._settings, image.shape)).encode())
+        known = source_hash(Supervoxels), self._settings, image.shape
+        digest = hashlib.sha256(repr(known).encode())
         digest.update(np.ascontiguousarray(image).tobytes())
         return digest.hexdigest()[:16]
 

@@ -26,12 +26,10 @@ from fsmis.errors import UserError
 from fsmis.files.checksum import sha256
 from fsmis.runs import display
 from fsmis.segmenters.device import resolve_device
+from fsmis.source import source_hash
 from fsmis.training_scans import TrainingScans
 
 Network = TypeVar("Network", bound=EpisodicNetwork)
-
-# Raised when the code changes so that the same settings train other weights.
-TRAINING_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,9 @@ class EpisodicTraining:
     """Trains a network on the scans outside a fold, without any label.
 
     A training is kept in ``<folder>/<dataset>/<method>/<hash>/fold_<k>/`` (see ``FoldTraining``),
-    where the hash is of all that can change its weights. Runs that differ elsewhere share it; of
-    several processes one trains and the others wait for it. Every step draws its episodes from
-    (seed, fold, step), so a resumed training ends where an uninterrupted one does.
+    where the hash is of all that can change its weights, its code too. Runs that differ elsewhere
+    share it; of several processes one trains and the others wait for it. Every step draws its
+    episodes from (seed, fold, step), so a resumed training ends where an uninterrupted one does.
 
     Args:
         setting: 1 or 2, see ``TrainingScans``.
@@ -148,7 +146,7 @@ class EpisodicTraining:
             A row for every ``log_every`` steps: ``step``, ``loss`` and its terms, means since the
             row before.
         """
-        fold = FoldTraining(network, self.schedule, self.folder_of(scans, name, settings))
+        fold = FoldTraining(network, self.schedule, self.folder_of(network, scans, name, settings))
         title = f"{name}, fold {scans.fold}"
         lock = fold.folder / "lock"
         with nullcontext() if fold.is_finished() else alone(lock, f"trains {title}"):
@@ -158,9 +156,11 @@ class EpisodicTraining:
         network.eval().requires_grad_(False)
         return pd.DataFrame(fold.log)
 
-    def folder_of(self, scans: TrainingScans, name: str, settings: dict[str, Any]) -> Path:
+    def folder_of(
+        self, network: EpisodicNetwork, scans: TrainingScans, name: str, settings: dict[str, Any]
+    ) -> Path:
         """Where a fold's training is kept; see ``train``."""
-        parent = self._folder / scans.dataset / name / self._key(scans, settings)
+        parent = self._folder / scans.dataset / name / self._key(type(network), scans, settings)
         return parent / f"fold_{scans.fold}"
 
     def pace(self, settings: dict[str, Any]) -> str:
@@ -203,15 +203,17 @@ class EpisodicTraining:
         if len(source) == 0:
             raise UserError(
                 f"{scans.dataset}: no slice outside fold {scans.fold} can be trained on in setting "
-                f"{self.setting}; test fewer organs at a time (dataset.organs), or lower "
+                f"{self.setting}; test fewer of dataset.organs, as organs=[RK,LK], or lower "
                 "supervoxels.min_size where no segment is that large"
             )
         return source
 
-    def _key(self, scans: TrainingScans, settings: dict[str, Any]) -> str:
+    def _key(
+        self, network: type[EpisodicNetwork], scans: TrainingScans, settings: dict[str, Any]
+    ) -> str:
         weights = self.encoder.weights
         known = {
-            "version": TRAINING_VERSION,
+            "code": source_hash(EpisodicTraining, network),
             "scans": scans.fingerprint(),
             "network": settings,
             "encoder": {

@@ -26,9 +26,6 @@ from fsmis.errors import UserError
 from fsmis.files.atomic import write_atomic
 from fsmis.runs.provenance import package_version
 
-# Raised when the code changes so that a network's features of an image differ.
-VERSION = 1
-
 # What computes features besides this code.
 PACKAGES = ("torch", "torchvision", "pillow", "sam2", "lpips")
 
@@ -170,7 +167,8 @@ def fingerprint(network: nn.Module, settings: dict[str, Any], device: torch.devi
 
     Args:
         network: whose weights and buffers count.
-        settings: plain data: its architecture and what is done to images before.
+        settings: plain data: its architecture, what is done to images before, and the
+            ``source_hash`` of the code that does it.
         device: where it runs; rounding depends on the model, on a CPU on the threads too.
     """
     if device.type == "cpu":
@@ -178,7 +176,7 @@ def fingerprint(network: nn.Module, settings: dict[str, Any], device: torch.devi
     else:
         machine = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     packages = {name: package_version(name) for name in PACKAGES}
-    text = json.dumps([VERSION, packages, machine, settings], sort_keys=True)
+    text = json.dumps([packages, machine, settings], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -13,6 +13,7 @@ from fsmis.matchers.backbones import BACKBONES, build_lpips
 from fsmis.matchers.features import FeatureMatcher
 from fsmis.matchers.images import to_tensor
 from fsmis.segmenters.device import resolve_device
+from fsmis.source import source_hash
 
 
 class Lpips(FeatureMatcher[np.ndarray]):
@@ -57,7 +58,8 @@ class Lpips(FeatureMatcher[np.ndarray]):
 
     @cached_property
     def _fingerprint(self) -> str:
-        settings = {"lpips": self.net, "image_size": self.image_size}
+        code = source_hash(type(self))
+        settings = {"lpips": self.net, "image_size": self.image_size, "code": code}
         return fingerprint(self.model, settings, self.device)
 
     def encode(self, slices: np.ndarray) -> Tensor:

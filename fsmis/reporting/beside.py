@@ -26,6 +26,7 @@ HERE = "here"
 TO_PAPER = "to paper"
 PROTOCOL = "protocol and data"
 OTHERS = "other sources"
+SELECTED = "organs "  # before those of a run of some
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,15 @@ def data_of(plan: dict[str, Any]) -> str:
         plan: ``RunFolder.plan``.
 
     Returns:
-        Such as ``20 scans in 5 folds, 3f2a91c0``.
+        Such as ``20 scans in 5 folds, 3f2a91c0``; of a selection of organs, which they are.
     """
     cells = plan["cells"]
     scans = {scan for cell in cells for scan in (cell.query_scan, cell.support_scan)}
     digest = plan["identity"].get("data", "")[:8]
-    return ", ".join(filter(None, [_extent(len(scans), len({c.fold for c in cells})), digest]))
+    some = set(plan["organs"]) < set(known_organs().get(plan["dataset"], []))
+    organs = SELECTED + " ".join(plan["organs"]) if some else ""
+    extent = _extent(len(scans), len({cell.fold for cell in cells}))
+    return ", ".join(filter(None, [extent, digest, organs]))
 
 
 def benchmark(dataset: str) -> str | None:
@@ -88,14 +92,16 @@ def benchmark(dataset: str) -> str | None:
 
 
 def is_comparable(own: pd.DataFrame) -> pd.Series:
-    """Whether each run covers all scans of the benchmark.
+    """Whether each run covers all scans and organs of the benchmark.
 
     Args:
         own: rows of ``collection.tabulate`` with a column ``data`` (see ``data_of``).
     """
     extents = [benchmark(dataset) or "none" for dataset in own["dataset"]]
     pairs = zip(own["data"], extents, strict=True)
-    on_benchmark = pd.Series([data.startswith(extent) for data, extent in pairs], own.index)
+    on_benchmark = pd.Series(
+        [data.startswith(extent) and SELECTED not in data for data, extent in pairs], own.index
+    )
     return on_benchmark & ~own["covered"].str.startswith("partial")
 
 
@@ -144,7 +150,8 @@ def beside(
         *(f"[{number}] {statuses[source]}: {source}" for source, number in sources.items()),
     ]
     if not comparable.all():
-        notes.insert(2, f"{TO_PAPER} is empty for runs on other scans than {benchmark(dataset)}.")
+        others = f"other scans than {benchmark(dataset)}, or of some organs"
+        notes.insert(2, f"{TO_PAPER} is empty for runs on {others}.")
     if len(shown) < len(entries):
         notes.append(
             f"{len(shown)} of {len(entries)} published rows: one for each method and setting, none "

@@ -5,6 +5,7 @@ read. ``results/published.md`` tells how to add or confirm a row.
 """
 
 import csv
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -34,6 +35,7 @@ SETTINGS = ["1", "2", f"2{INFERRED}", "not stated"]
 FLAGS = ("mean_mismatch", "WARNING")  # in the note of a row that looks mistaken
 
 
+@cache
 def known_organs() -> dict[str, list[str]]:
     """The organs scored in each dataset of ``conf/dataset``, by its name."""
     configs = [OmegaConf.load(path) for path in sorted((CONF_DIR / "dataset").glob("*.yaml"))]

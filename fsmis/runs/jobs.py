@@ -11,6 +11,7 @@ from omegaconf import DictConfig, open_dict
 
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
+from fsmis.overrides import require_replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ def compose_jobs(overrides: list[str], multirun: bool) -> list[Job]:
 
     Raises:
         HydraException: an override that Hydra refuses.
-        UserError: a sweep without any job.
+        UserError: a sweep without any job, or a mapping that would not replace the one there.
     """
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         if not multirun:
@@ -74,6 +75,7 @@ def _job(shared: list[str], varied: list[str]) -> Job:
     cfg = compose("config", shared + varied, return_hydra_config=True)
     with open_dict(cfg):
         choices = dict(cfg.pop("hydra").runtime.choices)
+    require_replacing(shared + varied, cfg)
     values = {_key(override): override.split("=", 1)[1] for override in varied}
     return Job(shared, values, cfg, choices)
 

@@ -51,7 +51,9 @@ def package_version(name: str) -> str | None:
 
 
 def git_state() -> dict[str, Any] | None:
-    """``commit`` and whether tracked files are ``dirty``; None without git or outside a checkout.
+    """``commit`` and whether the checkout is ``dirty``; None without git or outside a checkout.
+
+    Dirty are changed files that git tracks, and files of the package that it does not track.
 
     A checkout that merely surrounds the installed package (a virtual environment inside another
     project) does not count.
@@ -67,7 +69,8 @@ def git_state() -> dict[str, Any] | None:
     try:
         git("ls-files", "--error-unmatch", own.name)
         changed = git("status", "--porcelain", "--untracked-files=no")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+        new = git("ls-files", "--others", "--exclude-standard", str(own.parents[1]))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed or new)}
     except (OSError, subprocess.CalledProcessError):
         return None
 

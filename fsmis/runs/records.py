@@ -3,13 +3,16 @@
 The truth is one JSON file for each cell (fold and query scan), renamed into place when complete;
 ``scores.csv`` is rebuilt from them. A cell is *done* with its rows, *failed* with a reason,
 *interrupted*, *running* by a process, which may have been killed since, or *missing*; only done
-ones are used again. A file that does not parse is missing.
+ones are used again. One whose file is not to be believed (see ``cell_record``) is missing; a run
+sets that file aside and computes the cell again.
 """
 
 import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,11 @@ import pandas as pd
 
 from fsmis.errors import UserError
 from fsmis.files.atomic import write_atomic
+from fsmis.files.names import LONGEST, require_name
+from fsmis.runs.cell_record import CHECKSUM, ROW, TEXT, record_problem, sealed, value_problem
 from fsmis.runs.heartbeat import author
 
-COLUMNS = [
-    *("dataset", "method", "variant", "protocol", "fold", "support_scan", "query_scan", "organ"),
-    *("n_slices", "tp", "fp", "fn", "dice", "iou", "hd95_mm", "assd_mm", "seconds"),
-]
+COLUMNS = list(ROW)
 PLAN = [
     "dataset",
     "method",
@@ -34,7 +36,8 @@ PLAN = [
     "oracle",
     "cells",
 ]
-SCAN_IDS = {"support_scan": str, "query_scan": str}  # numbers in name only
+# Columns that may look like numbers, such as ids of scans.
+NAMES = dict.fromkeys([name for name in ROW if ROW[name] is TEXT], str)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class Cell:
     fold: int
     support_scan: str
     query_scan: str
+
+    def __post_init__(self) -> None:
+        for scan_id in (self.support_scan, self.query_scan):
+            require_name("scan", scan_id)
 
     @property
     def name(self) -> str:
@@ -89,9 +96,17 @@ class RunFolder:
             ) from error
 
     def finish(self, cell: Cell, rows: list[dict[str, Any]], **notes: Any) -> None:
-        """Record a cell as done; ``rows`` hold ``COLUMNS``, ``notes`` what else is to be known."""
+        """Record a cell as done; ``rows`` hold ``COLUMNS``, ``notes`` what else is to be known.
+
+        Raises:
+            ValueError: the rows are no scores.
+        """
         rows = [{column: _finite(row[column]) for column in COLUMNS} for row in rows]
-        self._write(cell, {"state": "done", "rows": rows, **notes})
+        record = {"state": "done", "rows": rows, **notes}
+        problem = record_problem({**asdict(cell), **record})
+        if problem is not None:  # it would be computed again and again
+            raise ValueError(problem)
+        self._write(cell, record)
 
     def fail(self, cell: Cell, state: str, reason: str) -> None:
         """Record a cell as ``failed`` or ``interrupted``, unless another process has done it."""
@@ -112,8 +127,37 @@ class RunFolder:
 
     def read(self, cell: Cell) -> dict[str, Any]:
         """State of a cell, with what ``finish``, ``fail`` or ``begin`` noted."""
-        record = read_json(self.cell_file(cell))
-        return record if record is not None and _is_valid(record) else {"state": "missing"}
+        record, problem = self._look(cell)
+        return record if problem is None else {"state": "missing"}
+
+    def problem(self, cell: Cell) -> str | None:
+        """Why the file of a cell is not believed, in one line; None where it is or there is none.
+
+        One without a checksum, which only earlier versions wrote, is believed here.
+        """
+        _, problem = self._look(cell)
+        return None if problem is None else f"{self.cell_file(cell)}: {problem}"
+
+    def set_aside(self, cells: list[Cell]) -> list[str]:
+        """Rename files that are not believed, to be computed again; returns a line for each.
+
+        They stay beside the others, as ``fold3_scan36.json.damaged-1``. One without a checksum is
+        among them: it is readable, but no version that wrote none had this one's variants.
+        """
+        lines = []
+        for cell in cells:
+            path = self.cell_file(cell)
+            record, problem = self._look(cell)
+            if problem is None and record["state"] != "missing" and CHECKSUM not in record:
+                problem = "no checksum"
+            if problem is None:
+                continue
+            names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
+            aside = next(name for name in names if not os.path.lexists(name))
+            with suppress(FileNotFoundError):  # set aside by another process
+                path.rename(aside)
+                lines.append(f"{path}: {problem}; kept as {aside.name}, computed again")
+        return lines
 
     def states(self, cells: list[Cell], scores: pd.DataFrame) -> list[str]:
         """State of each cell as ``scores`` of this folder stand: done only with its rows there."""
@@ -138,7 +182,7 @@ class RunFolder:
         """
         rows = self._rows()
         while True:
-            scores = pd.DataFrame(rows, columns=COLUMNS).astype(SCAN_IDS)
+            scores = pd.DataFrame(rows, columns=COLUMNS).astype(NAMES)
             self.write("scores.csv", scores.to_csv(index=False))
             before, rows = rows, self._rows()
             if rows == before:
@@ -148,13 +192,14 @@ class RunFolder:
         """Rows of ``scores.csv`` (empty where there is none), scan ids as text.
 
         Raises:
-            UserError: the file is not such a table.
+            UserError: the file is not such a table, or has a value that cannot be one.
         """
         path = self.path / "scores.csv"
         if not path.is_file():
             return pd.DataFrame(columns=COLUMNS)
         try:
-            scores = pd.read_csv(path, dtype=SCAN_IDS)
+            empty = {name: [""] for name in COLUMNS if name not in NAMES}
+            scores = pd.read_csv(path, dtype=NAMES, na_values=empty, keep_default_na=False)
         except (ValueError, OSError) as error:
             raise UserError(f"{path}: not a table of scores; run the same command again") from error
         lacking = [column for column in COLUMNS if column not in scores]
@@ -162,16 +207,27 @@ class RunFolder:
             raise UserError(
                 f"{path}: no column {lacking[0]}; written by another version, run again"
             )
+        for number, row in enumerate(scores.to_dict("records"), start=1):
+            problem = value_problem({str(name): v for name, v in row.items() if not pd.isna(v)})
+            if problem is not None:
+                raise UserError(f"{path}: row {number}: {problem}; run the same command again")
         return scores
 
     def _rows(self) -> list[dict[str, Any]]:
-        records = (read_json(path) for path in (self.path / "cells").glob("fold*.json"))
-        done = [record for record in records if record is not None and _is_valid(record)]
-        rows = [row for record in done for row in record.get("rows", [])]
-        return sorted(rows, key=lambda row: (row["fold"], int(row["query_scan"])))
+        records = map(_read_cell, (self.path / "cells").glob("fold*.json"))
+        rows = [row for record, problem in records if not problem for row in record.get("rows", [])]
+        # ids that are numbers in their order
+        return sorted(rows, key=lambda row: (row["fold"], row["query_scan"].zfill(LONGEST)))
+
+    def _look(self, cell: Cell) -> tuple[dict[str, Any], str | None]:
+        """``_read_cell`` of its file, which must be of its support too."""
+        record, problem = _read_cell(self.cell_file(cell))
+        if problem is None and record.get("support_scan", cell.support_scan) != cell.support_scan:
+            problem = f"supported by scan {record['support_scan']}, not {cell.support_scan}"
+        return record, problem
 
     def _write(self, cell: Cell, record: dict[str, Any]) -> Path:
-        return self.write_json(f"cells/{cell.name}.json", {**asdict(cell), **record})
+        return self.write_json(f"cells/{cell.name}.json", sealed({**asdict(cell), **record}))
 
 
 def require_writable(folder: str | Path) -> None:
@@ -192,16 +248,23 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """An object from a JSON file; None where there is none or it is damaged."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def _is_valid(record: dict[str, Any]) -> bool:
-    if record.get("state") != "done":
-        return record.get("state") in ("failed", "interrupted", "running")
-    rows = record.get("rows")
-    return isinstance(rows, list) and all(set(COLUMNS) <= set(row) for row in rows)
+def _read_cell(path: Path) -> tuple[dict[str, Any], str | None]:
+    """Record in the file of a cell, missing where there is none; why it is not to be believed."""
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {"state": "missing"}, None
+    except (OSError, ValueError, RecursionError):
+        return {}, "no whole JSON"
+    problem = record_problem(record) if isinstance(record, dict) else "no JSON object"
+    if problem is None and path.stem != f"fold{record['fold']}_scan{record['query_scan']}":
+        problem = f"of scan {record['query_scan']} of fold {record['fold']}"
+    return record, problem
 
 
 def _finite(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,31 @@ from omegaconf import DictConfig, OmegaConf
 
 from fsmis.datasets import Dataset
 from fsmis.files.checksum import sha256
+from fsmis.organs import with_selected_organs
+from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import read_json
 from fsmis.segmenters.files import HUB_FILES, SHIPPED, find_checkpoint
+from fsmis.source import source_hash
 
-# Raised when the code changes so that the same configuration scores differently.
-SCORING_VERSION = 1
+# Keys that name places, selections and portions of work: without influence on a score, as is all
+# below them. Whole keys, so that a method of one's own may call a parameter as it likes.
+NOT_SCORED = {
+    *("dataset.root", "dataset.source", "dataset.expected", "protocol.fold", "method.batch_size"),
+    *(
+        f"method.{part}.{key}"  # the same with and without cache or compiling, but for rounding
+        for part in ("matcher", "segmenter")
+        for key in ("device", "batch_size", "encode_batch_size", "cache", "compile")
+    ),
+    *(f"method.training.{key}" for key in ("device", "folder", "log_every", "checkpoint_every")),
+}
 
-# Keys that name places, selections and portions of work: without influence on a score.
-NOT_SCORED = {"device", "root", "source", "expected", "fold", "batch_size", "encode_batch_size"}
-NOT_SCORED |= {"folder", "log_every", "checkpoint_every"}  # of a training
-NOT_SCORED |= {"cache", "compile"}  # the same with and without, but for rounding
+TARGET = "_target_"  # key of a class
 
 # Parts of an identity that change without a word on the command line.
 REASONS = {
     "data": "the data files have changed",
     "weights": "the weight files have changed",
-    "scoring": "the scoring code has changed",
+    "code": "the code of {classes} has changed",
 }
 
 
@@ -38,12 +48,22 @@ def configured(cfg: DictConfig) -> dict[str, Any]:
 
     The method with all that it nests, the protocol without the fold selection (``fold=0`` and
     ``fold=all`` resume each other), the dataset without its folder, the contents of the files that
-    the method names (weights), and the seed.
+    the method names (weights), the code of the classes that these name and of the scoring, and the
+    seed.
+
+    Raises:
+        UserError: an organ that is selected is none of the dataset, or a file of code is damaged.
     """
+    cfg = with_selected_organs(cfg)
     weights = {key: digest for key, (_, digest) in _files(cfg.method).items()}
-    parts = {name: settings(cfg[name]) for name in ("method", "protocol", "dataset")}
+    scored = {part: settings(cfg[part], part) for part in ("method", "protocol", "dataset")}
+    targets: dict[str, set[object]] = {Evaluation.__name__: {Evaluation}}
+    for value in [v for part in scored.values() for k, v in part.items() if _is_target(k)]:
+        targets.setdefault(_class_name(value), set()).add(value)
+    parts = {part: _without_modules(values) for part, values in scored.items()}
     parts["method"] = {k: v for k, v in parts["method"].items() if k not in weights}
-    return {**parts, "weights": weights, "scoring": SCORING_VERSION, "seed": cfg.seed}
+    code = {name: source_hash(*classes) for name, classes in sorted(targets.items())}
+    return {**parts, "weights": weights, "code": code, "seed": cfg.seed}
 
 
 def variant_hash(identified: dict[str, Any]) -> str:
@@ -62,25 +82,32 @@ def news(parent: Path, variant: str, identified: dict[str, Any]) -> list[str]:
     """
     if (parent / variant).exists():
         return []
-    lines = []
-    for path in sorted(parent.glob("*/plan.json")):
-        other = (read_json(path) or {}).get("identity", {})
-        changed = sorted(key for key in identified if other.get(key) != identified[key])
+    for path in sorted(parent.glob("*/plan.json"), key=_time, reverse=True):
+        other = (read_json(path) or {}).get("identity")
+        if not isinstance(other, dict):
+            continue
+        changed = [key for key in identified if _comparable(other, key) != identified[key]]
         if changed and set(changed) <= set(REASONS):
-            reasons = " and ".join(REASONS[key] for key in changed)
-            lines.append(f"{reasons} since variant {path.parent.name}: computing anew")
-    return lines
+            before, now = other.get("code", {}), identified["code"]
+            classes = ", ".join(name for name in now if before.get(name) != now[name])
+            reasons = " and ".join(REASONS[key].format(classes=classes) for key in sorted(changed))
+            return [f"{reasons} since variant {path.parent.name}: computing anew"]
+    return []
 
 
-def settings(config: DictConfig) -> dict[str, Any]:
-    """The scored settings of a part of the configuration: value by dotted key."""
-    flat = _flat(OmegaConf.to_container(config, resolve=True))
-    return {key: value for key, value in flat.items() if NOT_SCORED.isdisjoint(key.split("."))}
+def settings(config: DictConfig, part: str) -> dict[str, Any]:
+    """The scored settings of a part of the configuration: value by dotted key.
+
+    Args:
+        config: the part, such as ``cfg.method``.
+        part: its key, such as ``method``.
+    """
+    return dict(_flat(OmegaConf.to_container(config, resolve=True), part, len(part) + 1))
 
 
 def weights_of(config: DictConfig) -> dict[str, str]:
     """SHA-256 of the weights that a method was built with, those from the hub too, by name."""
-    hub = [value for value in settings(config).values() if str(value) in HUB_FILES]
+    hub = [value for value in settings(config, "method").values() if str(value) in HUB_FILES]
     return dict(_files(config).values()) | {name: sha256(find_checkpoint(name)) for name in hub}
 
 
@@ -90,7 +117,7 @@ def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
     A hub id stands for itself: the same file on every machine, downloaded or not.
     """
     found = {}
-    for key, value in settings(config).items():
+    for key, value in settings(config, "method").items():
         if isinstance(value, str) and value:
             paths = [path for path in (Path(value).expanduser(), SHIPPED / value) if path.is_file()]
             if paths:
@@ -98,8 +125,37 @@ def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
+def _flat(value: Any, key: str, start: int) -> Iterator[tuple[str, Any]]:
+    """Values by dotted key from its position ``start`` on, those that are not scored left out."""
+    if key in NOT_SCORED:
+        return
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = dict(enumerate(value))  # such as steps with a class each
     if not isinstance(value, dict):
-        return {key: value}
-    parts = [_flat(item, f"{key}.{name}" if key else str(name)) for name, item in value.items()]
-    return {name: item for part in parts for name, item in part.items()}
+        yield key[start:], value
+        return
+    for name, item in value.items():
+        yield from _flat(item, f"{key}.{name}", start)
+
+
+def _is_target(key: str) -> bool:
+    return key.split(".")[-1] == TARGET
+
+
+def _class_name(dotted: Any) -> str:
+    return str(dotted).rsplit(".", 1)[-1]
+
+
+def _without_modules(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings with classes by name alone: where their code lies changes no score."""
+    return {key: _class_name(v) if _is_target(key) else v for key, v in values.items()}
+
+
+def _comparable(identified: dict[str, Any], key: str) -> Any:
+    """Part of a stored identity; earlier versions kept the modules of classes in it."""
+    value = identified.get(key)
+    return _without_modules(value) if isinstance(value, dict) else value
+
+
+def _time(path: Path) -> int:
+    return path.stat().st_mtime_ns

@@ -29,6 +29,7 @@ from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.frames import to_frames
 from fsmis.segmenters.logits import resized
 from fsmis.segmenters.steps import Steps
+from fsmis.source import source_hash
 
 
 class Sam2(Steps):
@@ -135,7 +136,8 @@ class Sam2(Steps):
     def _fingerprint(self) -> str:
         pixels = [self.mean.tolist(), self.std.tolist()]
         architecture = OmegaConf.to_container(self.architecture)
-        settings = {"sam2": architecture, "pixels": pixels, "compiled": self.compiled}
+        code = source_hash(type(self))
+        settings = {"sam2": architecture, "pixels": pixels, "compiled": self.compiled, "code": code}
         return fingerprint(self.model, settings, self.device)
 
     @torch.inference_mode()
