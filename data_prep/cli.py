@@ -1,4 +1,4 @@
-"""The command line that the three datasets share."""
+"""The command line that the datasets share."""
 
 import argparse
 import os

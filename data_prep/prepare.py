@@ -20,6 +20,7 @@ from fsmis.data.nifti import write_mask, write_volume
 from fsmis.datasets import FILE_NAME
 from fsmis.errors import UserError
 from fsmis.files.checksum import sha256
+from fsmis.files.names import counted
 
 
 @dataclass
@@ -100,7 +101,8 @@ def prepare(
             packed = next(raw.rglob("*.zip"), None) if raw.is_dir() else None
             hint = f"; {packed} is still packed, unpack it or give it as --raw" if packed else ""
             raise UserError(f"--raw={raw}: {error}{hint}") from error
-        scans = {scan_id: found[scan_id] for scan_id in source.scan_ids if scan_id in found}
+        wanted = source.scan_ids or sorted(found, key=counted)
+        scans = {scan_id: found[scan_id] for scan_id in wanted if scan_id in found}
         if not scans:
             raise UserError(
                 f"--raw={raw}: scans {', '.join(found)} are none of {source.dataset} with labels"

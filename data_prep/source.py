@@ -1,4 +1,4 @@
-"""What the three datasets share: how raw scans are named, read and brought to the prepared form."""
+"""What the datasets share: how raw scans are named, read and brought to the prepared form."""
 
 import json
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ class Source(ABC):
 
     Attributes:
         dataset: its name in ``conf/dataset``.
-        scan_ids: the published scans with labels.
+        scan_ids: the published scans with labels; empty where any may be there.
         max_unpacked_gb: most that its files may take when unpacked from a zip.
         settings: all numbers of the configuration; a change of them is a reason to prepare again.
     """
@@ -40,7 +40,7 @@ class Source(ABC):
     def __init__(
         self,
         dataset: str,
-        scan_ids: Sequence[int],
+        scan_ids: Sequence[int | str],
         max_unpacked_gb: float,
         **settings: Any,
     ) -> None:

@@ -13,9 +13,10 @@ from fsmis.data.nifti import read_volume
 from fsmis.data.pair import read_pair
 from fsmis.errors import UserError
 from fsmis.files.checksum import sha256
-from fsmis.files.names import require_name
+from fsmis.files.names import counted, require_name
 
 FILE_NAME = re.compile(r"(image|label)_(.+?)\.nii(\.gz)?")
+DEFAULT_FOLDS = 5  # of the field's benchmarks
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class Scan:
     """One volume of axial slices.
 
     Attributes:
-        id: number in the file name, without leading zeros, e.g. ``"36"``.
+        id: what the file name ends with, a number without leading zeros, e.g. ``"36"``.
         image: float32 [Z, H, W] in [0, 1], scaled per volume (``scale_intensities``).
         label: uint8 [Z, H, W] of prepared label ids, 0 for background; None where unknown.
         spacing: voxel size in mm, (z, y, x).
@@ -61,6 +62,16 @@ def require_percentiles(percentiles: Sequence[float]) -> None:
         raise UserError(f"percentiles={percentiles}: give two from 0 to 100, the lower one first")
 
 
+def scan_id_of(path: Path, name: str) -> str:
+    """Id of a scan, of the part of its file's name that says which it is.
+
+    Raises:
+        UserError: it is no name for files.
+    """
+    require_name(f"{path}: scan", name)
+    return str(int(name)) if re.fullmatch("[0-9]+", name) else name
+
+
 class Dataset:
     """A folder of prepared scans, the organs to score, and where the folds start.
 
@@ -70,7 +81,7 @@ class Dataset:
         name: name of the dataset in tables, e.g. ``chaos_mri``.
         root: folder of the prepared files.
         organs: label id of every scored organ.
-        scan_ids: ids of the scans, in numeric order.
+        scan_ids: ids of the scans, in the order of the numbers in them.
         fold_starts: positions in ``scan_ids`` at which the folds start, and the number of scans.
         expected: what its scans have in common (``fsmis.data.verify`` checks it).
     """
@@ -84,7 +95,7 @@ class Dataset:
         label_values: Mapping[int, int],
         label_tolerance: float,
         percentiles: Sequence[float],
-        fold_starts: Sequence[int] | int,
+        fold_starts: Sequence[int] | int | None,
         source: str,
         expected: Expectation | None = None,
     ) -> None:
@@ -98,7 +109,8 @@ class Dataset:
             label_values: prepared label id of every raw value that is accepted in place of it.
             label_tolerance: largest distance of a stored label value to a whole number.
             percentiles: two percentiles of the volume that become 0 and 1.
-            fold_starts: see the attributes; a number N cuts the scans that are there in N folds.
+            fold_starts: see the attributes; a number N cuts the scans that are there in N folds,
+                None in 5, or as many as there are scans where these are fewer.
             source: one sentence on where the data comes from and how it is prepared, for errors.
             expected: see the attributes; nothing by default.
 
@@ -112,6 +124,8 @@ class Dataset:
         self.organs = {
             require_name("organ", str(organ)): int(value) for organ, value in organs.items()
         }
+        if not self.organs:
+            raise UserError(f"dataset.organs of {name}: none; name one or more, as {{liver: 1}}")
         self._unscored = {int(value) for value in unscored_labels}
         self._label_values = {int(raw): int(value) for raw, value in label_values.items()}
         self._label_tolerance = label_tolerance
@@ -119,7 +133,7 @@ class Dataset:
         self._source = source
         self.expected = expected or Expectation()
         self._images, self._labels = self._pairs()
-        self.scan_ids = sorted(self._images, key=int)
+        self.scan_ids = sorted(self._images, key=counted)
         self.fold_starts = self._fold_starts(fold_starts)
 
     def load(self, scan_id: str) -> Scan:
@@ -188,13 +202,7 @@ class Dataset:
             match = FILE_NAME.fullmatch(path.name)
             if match is None:
                 continue
-            kind, number = match[1], match[2]
-            if not number.isdecimal():
-                raise UserError(
-                    f"{path}: {number!r} is not a scan number; rename it to {kind}_<number>.nii.gz "
-                    "or move it away"
-                )
-            scan_id = str(int(number))
+            kind, scan_id = match[1], scan_id_of(path, match[2])
             if scan_id in files[kind]:
                 raise UserError(
                     f"{path}: scan {scan_id} is there twice, also as "
@@ -204,7 +212,7 @@ class Dataset:
         images, labels = files["image"], files["label"]
         if not images and not labels:
             raise UserError(f"dataset.root={self.root}: no scan of {self.name}; {layout}")
-        for scan_id in sorted(images.keys() ^ labels.keys(), key=int):
+        for scan_id in sorted(images.keys() ^ labels.keys(), key=counted):
             path = images.get(scan_id) or labels[scan_id]
             kinds = ("image", "label") if scan_id in images else ("label", "image")
             raise UserError(
@@ -213,9 +221,11 @@ class Dataset:
             )
         return images, labels
 
-    def _fold_starts(self, wanted: Sequence[int] | int) -> list[int]:
+    def _fold_starts(self, wanted: Sequence[int] | int | None) -> list[int]:
         """Starts of the folds, checked against the scans that are there."""
         n_scans = len(self.scan_ids)
+        if wanted is None:
+            wanted = min(DEFAULT_FOLDS, n_scans)
         if isinstance(wanted, int):
             starts = [n_scans * fold // max(wanted, 1) for fold in range(wanted + 1)]
         else:

@@ -5,8 +5,10 @@ import torch
 
 from fsmis.errors import UserError
 from fsmis.matchers.base import Matcher, Slices
+from fsmis.matchers.images import fitted
 
-# Distances closer than this fraction of a row's largest differ by floating-point rounding alone.
+# Distances closer than this fraction of a row's largest differ by floating-point rounding alone; so
+# do squared distances of float32 vectors below its square, where all copies equal the query.
 ROUNDING = 1e-6
 
 
@@ -17,7 +19,8 @@ def match(matcher: Matcher[Slices], queries: Slices, support: Slices, k: int = 1
         matcher: the distance.
         queries: S query slices: images float32 ``[S, H, W]`` in [0, 1], or their features where
             ``matcher.on_features``.
-        support: N support copies likewise, the original first.
+        support: N support copies likewise, the original first. Query slices of another size are
+            resized to theirs where the matcher does not bring all images to one size itself.
         k: copies for each query slice.
 
     Returns:
@@ -32,6 +35,12 @@ def match(matcher: Matcher[Slices], queries: Slices, support: Slices, k: int = 1
             raise UserError(f"matching needs at least one {name} slice, got none")
         if isinstance(slices, np.ndarray):
             _check_images(name, slices)
+    if (
+        isinstance(queries, np.ndarray)
+        and isinstance(support, np.ndarray)
+        and matcher.image_size is None
+    ):
+        queries = fitted(queries, support.shape[1:])
     matcher.fit(support)
     return nearest(matcher.distance(queries), k)
 
@@ -57,7 +66,7 @@ def nearest(distances: torch.Tensor, k: int = 1) -> np.ndarray:
             f"the distance of query slice {query} to support copy {copy} is {values[query, copy]}; "
             "look for NaN in the images or the matcher's weights"
         )
-    slack = ROUNDING * np.abs(values).max(axis=1, keepdims=True)
+    slack = ROUNDING * np.abs(values).max(axis=1, keepdims=True) + ROUNDING**2
     chosen = []
     for _ in range(k):
         first = (values <= values.min(axis=1, keepdims=True) + slack).argmax(axis=1)

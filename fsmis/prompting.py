@@ -17,23 +17,26 @@ from fsmis.segmenters.sam2 import Sam2
 class Prompts:
     """Which copy, with which mask, prompts which query slice; rows are (query slice, organ) pairs.
 
-    A memory is one (copy, organ) pair, so rows that share a copy and an organ share it.
+    A memory is one (copy, organ) pair, so rows that share a copy and an organ share it. The first L
+    of the M memories are of labels, the others of predictions on query slices, which may be of
+    another size.
 
     Attributes:
         memory_copy: int ``[M]``, copy of each memory.
-        memory_mask: bool ``[M, H, W]``, its mask.
+        memory_mask: bool ``[L, H, W]``, masks of the labels.
         row_query: int ``[R]``, query slice of each row.
         row_memory: int ``[R, k]``, the memories that prompt it, nearest last; -1 stands for none,
             so that rows may have fewer than k.
-        labelled: how many memories, from the first on, are of labels and not of predictions; None
-            for all.
+        predicted_mask: bool ``[M - L, H', W']``, masks of the predictions; None: no such.
+        size: (H', W') of the query slices and so of the logits; None: that of the labels.
     """
 
     memory_copy: np.ndarray
     memory_mask: np.ndarray
     row_query: np.ndarray
     row_memory: np.ndarray
-    labelled: int | None = None
+    predicted_mask: np.ndarray | None = None
+    size: tuple[int, int] | None = None
 
 
 Segment = Callable[[Prompts], Answer]  # images fixed: prompts to the answer of their rows
@@ -51,18 +54,18 @@ def segment_prompted(
         prompts: what prompts what.
     """
     batch = segmenter.batch_size
-    known = len(prompts.memory_copy) if prompts.labelled is None else prompts.labelled
-    labels, predictions = np.split(np.arange(len(prompts.memory_copy)), [known])
+    of_labels, of_predictions = np.split(prompts.memory_copy, [len(prompts.memory_mask)])
+    kinds = [(of_labels, prompts.memory_mask, True)]
+    if prompts.predicted_mask is not None:
+        kinds.append((of_predictions, prompts.predicted_mask, False))
     memory = Memory.cat(
         [
-            segmenter.memorise(
-                copies[prompts.memory_copy[some]], prompts.memory_mask[some], labelled
-            )
-            for memories, labelled in ((labels, True), (predictions, False))
-            for some in batches(memories, batch)
+            segmenter.memorise(copies[images[some]], masks[some], labelled)
+            for images, masks, labelled in kinds
+            for some in batches(np.arange(len(images)), batch)
         ]
     )
-    size = prompts.memory_mask.shape[-2:]
+    size = prompts.size or prompts.memory_mask.shape[-2:]
     counts = (prompts.row_memory >= 0).sum(axis=1)
     rows_of_step = [
         rows
@@ -100,6 +103,7 @@ def support_prompts(episode: Episode, encoded: EncodedEpisode) -> tuple[Features
         row_memory=np.concatenate(
             [start + task.part for start, task in zip(first, tasks, strict=True)]
         )[:, None],
+        size=episode.query.image.shape[1:],
     )
     return Features.cat([encoded.supports, encoded.queries]), prompts
 

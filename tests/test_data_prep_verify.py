@@ -93,9 +93,11 @@ def test_foreign_scans_are_found(hearts):
     assert problems(hearts) == ["scans 99 are none of cmr; remove them"]
 
 
-def test_a_folder_that_says_not_what_it_is(hearts, prepared_hearts, tmp_path):
-    with pytest.raises(UserError, match="--dataset"):
-        verify(hearts)
+def test_a_folder_that_says_not_what_it_is(hearts, prepared_hearts, capsys):
+    main([str(hearts)])
+    assert "--dataset says otherwise: chaos_mri, synapse_ct, cmr" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"no conf/dataset/hearts\.yaml; there are chaos_mri, cmr"):
+        verify(hearts, "hearts")
     with pytest.raises(UserError, match="holds cmr, not chaos_mri"):
         verify(prepared_hearts, "chaos_mri")
     (hearts / "manifest.json").write_text("{")

@@ -224,7 +224,7 @@ def test_one_scan_in_two_files(two_scans: Path) -> None:
 
 def test_a_name_without_number_is_not_dropped_in_silence(two_scans: Path) -> None:
     shutil.copy(two_scans / "image_1.nii.gz", two_scans / "image_patient3.nii.gz")
-    assert "'patient3' is not a scan number" in refusal_of_folder("phantom", two_scans)
+    assert "no label_patient3.nii.gz" in refusal_of_folder("phantom", two_scans)
 
 
 @pytest.mark.parametrize("starts", [1, 0, 3, [0, 2], [0, 0, 2], [1, 2], [0, 2, 1], []])

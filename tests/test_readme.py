@@ -40,7 +40,9 @@ def test_the_method_of_the_readme_runs(phantom_root, tmp_path, monkeypatch):
 
 
 def test_the_dataset_of_the_readme_loads(phantom_root):
-    config = OmegaConf.create(code_block("yaml", "conf/dataset/mine.yaml"))
+    mine = OmegaConf.create(code_block("yaml", "conf/dataset/mine.yaml"))
+    assert mine.pop("defaults") == ["own"]
+    config = OmegaConf.merge(OmegaConf.load(CONF / "dataset" / "own.yaml"), mine)
     dataset: Dataset = instantiate(config, root=phantom_root, fold_starts=2, unscored_labels=[3, 4])
     scan = dataset.load("1")
     assert dataset.organs == {"pancreas": 1, "stomach": 2} and scan.label is not None

@@ -168,7 +168,9 @@ def test_memories_are_the_confident_neighbours_the_nearest_last(slices, known, r
             assert sorted(added) == sorted(near)
             away = [abs(slices[other][1] - z) for other in added]
             assert away == sorted(away, reverse=True)
-            np.testing.assert_array_equal(second.memory_mask[memories[2:]], logits[added] > 0)
+            np.testing.assert_array_equal(
+                second.predicted_mask[memories[2:] - 2], logits[added] > 0
+            )
             assert second.row_query[of_row[row]] == first.row_query[row]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fsmis.errors import UserError
 from fsmis.files.atomic import write_atomic
 from fsmis.files.checksum import sha256
-from fsmis.files.names import require_name
+from fsmis.files.names import counted, require_name
 
 NAME = "manifest.json"
 
@@ -51,7 +51,7 @@ class Manifest:
     def add(self, scan_id: str, entry: dict[str, Any]) -> None:
         """Record a scan and write the file."""
         self.scans[scan_id] = entry
-        self.scans = dict(sorted(self.scans.items(), key=lambda item: int(item[0])))
+        self.scans = dict(sorted(self.scans.items(), key=lambda item: counted(item[0])))
         record = {"dataset": self.dataset, "settings": self.settings, "scans": self.scans}
         write_atomic(self._path, (json.dumps(record, indent=1) + "\n").encode())
 

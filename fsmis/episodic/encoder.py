@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fsmis.errors import UserError
-from fsmis.files.weights import read_tensors
+from fsmis.files.weights import read_state
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 
@@ -124,7 +124,7 @@ def _load(resnet: nn.Module, weights: str) -> None:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"encoder.weights={weights}: no such file; null trains from scratch")
-    given = {name.removeprefix("backbone."): value for name, value in read_tensors(path).items()}
+    given = {name.removeprefix("backbone."): value for name, value in read_state(path).items()}
     own = {name: value for name, value in resnet.state_dict().items() if name[:3] != "fc."}
     wrong = [n for n in own if n not in given or given[n].shape != own[n].shape]
     if wrong:

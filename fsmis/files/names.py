@@ -10,6 +10,12 @@ LONGEST = 100  # characters of a name
 NAME = re.compile(r"\w([\w .,+()=-]*[\w+)])?")
 
 
+def counted(name: str) -> list[tuple[int, str]]:
+    """Key that sorts names as people count: ``2`` before ``10``, ``pat2`` before ``pat10``."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts if part]
+
+
 def require_name(key: str, name: Any) -> str:
     """Refuse a name that leads elsewhere as part of a path, or that a file system does not take.
 

@@ -3,15 +3,15 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import lpips
 import torch
+from torch import Tensor
 from torchvision.models import get_weight
 
 from fsmis.errors import UserError
-from fsmis.files.weights import read_tensors
+from fsmis.files.weights import read_state
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def build_lpips(net: str, weights: str, seed: int) -> lpips.LPIPS:
     return model.eval().requires_grad_(False)
 
 
-def _download(net: str) -> dict[str, Any]:
+def _download(net: str) -> dict[str, Tensor]:
     backbone = BACKBONES[net]
     if not backbone.file.is_file():
         try:
@@ -79,24 +79,24 @@ def _download(net: str) -> dict[str, Any]:
                 f"({error}); put that file there, pass matcher.weights=<file>, or use "
                 "matcher=encoder_features, which needs no download"
             ) from error
-    return read_tensors(backbone.file)
+    return read_state(backbone.file)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(
             f"matcher.weights={path} does not exist; give a file that torchvision publishes, or "
             "use matcher.weights=torchvision or matcher=encoder_features"
         )
-    return read_tensors(path)
+    return read_state(path)
 
 
-def _load(model: torch.nn.Module, state: dict[str, Any], net: str, weights: str) -> None:
+def _load(model: torch.nn.Module, state: dict[str, Tensor], net: str, weights: str) -> None:
     """Load torchvision's ``features.3.weight`` into LPIPS's ``slice2.3.weight``."""
     renamed = {}
     for name, own in model.state_dict().items():
         tensor = state.get(f"features.{name.split('.', 1)[1]}")
-        if not isinstance(tensor, torch.Tensor) or tensor.shape != own.shape:
+        if tensor is None or tensor.shape != own.shape:
             raise UserError(
                 f"matcher.weights={weights} does not fit matcher.net={net} ({name} differs); use "
                 f"the file of torchvision's {BACKBONES[net].weights}"

@@ -21,9 +21,12 @@ class Matcher(ABC, Generic[Slices]):
     Attributes:
         on_features: reads the segmenter's features in place of images, so that who holds them
             already encodes nothing twice.
+        image_size: side in pixels that it brings images to itself; None where copies and queries
+            have to come in one size.
     """
 
     on_features: ClassVar[bool] = False
+    image_size: int | None = None
 
     @abstractmethod
     def fit(self, support: Slices) -> None:

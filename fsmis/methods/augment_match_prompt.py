@@ -94,7 +94,7 @@ class AugmentMatchPrompt(PromptedMethod):
         copies = self._match_slices(episode, slices, queries)
         prompts = _prompts(episode, slices, copies)
         features = Features.cat([*copies.features, queries])
-        segment = self._segment_with(np.stack([*copies.images, *query_images]), features)
+        segment = self._segment_with(copies, query_images, features)
         answer = self.within_extent(episode, segment(prompts), features, prompts)
         answer = self.volume_pass.refine(answer, episode.organs, prompts, segment)
 
@@ -110,12 +110,15 @@ class AugmentMatchPrompt(PromptedMethod):
             first = rows.stop
         return by_organ(episode, answer)
 
-    def _segment_with(self, images: np.ndarray, features: Features) -> Segment:
-        """Stage 3 on copies and query slices, in the one view or in both."""
+    def _segment_with(
+        self, copies: MatchedCopies, query_images: np.ndarray, features: Features
+    ) -> Segment:
+        """Stage 3 on copies and query slices as one set of images, in the one view or in both."""
         upright = partial(segment_prompted, self.segmenter, features, features)
         if not self.flip:
             return upright
-        mirrored = self.segmenter.encode(mirror(images))
+        views = (mirror(np.stack(copies.images)), mirror(query_images))
+        mirrored = Features.cat([self.segmenter.encode(view) for view in views])
         return with_flip(upright, partial(segment_prompted, self.segmenter, mirrored, mirrored))
 
     def _match_slices(
@@ -185,4 +188,5 @@ def _prompts(episode: Episode, slices: np.ndarray, copies: MatchedCopies) -> Pro
         memory_mask=np.stack([copies.masks[copy][organ] for copy, organ in memory_of]),
         row_query=np.array(row_query),
         row_memory=np.array([[-1] * (most - len(memories)) + memories for memories in row_memory]),
+        size=episode.query.image.shape[1:],
     )

@@ -87,7 +87,7 @@ def data_of(plan: dict[str, Any]) -> str:
 def benchmark(dataset: str) -> str | None:
     """What ``data_of`` a run begins with on the published folds; None where none are published."""
     path = CONF_DIR / "dataset" / f"{dataset}.yaml"
-    starts = OmegaConf.load(path).fold_starts if path.is_file() else None
+    starts = OmegaConf.select(OmegaConf.load(path), "fold_starts") if path.is_file() else None
     return _extent(starts[-1], len(starts) - 1) if isinstance(starts, ListConfig) else None
 
 

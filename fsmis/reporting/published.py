@@ -39,7 +39,8 @@ FLAGS = ("mean_mismatch", "WARNING")  # in the note of a row that looks mistaken
 def known_organs() -> dict[str, list[str]]:
     """The organs scored in each dataset of ``conf/dataset``, by its name."""
     configs = [OmegaConf.load(path) for path in sorted((CONF_DIR / "dataset").glob("*.yaml"))]
-    return {config.name: list(config.organs) for config in configs}
+    named = [config for config in configs if not OmegaConf.is_missing(config, "name")]
+    return {config.name: list(config.organs) for config in named}
 
 
 def read_published(path: Path = PUBLISHED) -> pd.DataFrame:

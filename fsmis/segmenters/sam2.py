@@ -38,8 +38,8 @@ class Sam2(Steps):
     Args:
         architecture: see :func:`fsmis.segmenters.architecture.read_architecture`.
         checkpoint: Hugging Face hub id (``facebook/sam2.1-hiera-tiny``), a local ``.pt`` or
-            ``.safetensors`` file, ``sam2_mini.safetensors`` (shipped beside this file), or
-            ``random`` (seeded weights, for tests and benchmarks).
+            ``.safetensors`` file, of Meta's or of transformers, ``sam2_mini.safetensors`` (shipped
+            beside this file), or ``random`` (seeded weights, for tests and benchmarks).
         sha256: expected SHA-256 of the checkpoint file; null: not checked.
         image_size: side in pixels the network sees, a multiple of 32; published weights want 1024.
         mean, std: per-channel normalisation of [0, 1] pixels.

@@ -23,7 +23,14 @@ def with_flip(upright: Segment, mirrored: Segment) -> Segment:
 
     def segment(prompts: Prompts) -> Answer:
         one = upright(prompts)
-        other = mirrored(replace(prompts, memory_mask=mirror(prompts.memory_mask)))
+        predicted = prompts.predicted_mask
+        other = mirrored(
+            replace(
+                prompts,
+                memory_mask=mirror(prompts.memory_mask),
+                predicted_mask=None if predicted is None else mirror(predicted),
+            )
+        )
         return Answer(
             (one.logits + mirror(other.logits)) / 2,
             np.minimum(one.object_score, other.object_score),

@@ -85,8 +85,9 @@ class VolumePass:
         rows = np.flatnonzero((neighbours >= 0).any(axis=1))
         return rows, Prompts(
             memory_copy=np.concatenate([first.memory_copy, first.row_query[known]]),
-            memory_mask=np.concatenate([first.memory_mask, answer.masks[known]]),
+            memory_mask=first.memory_mask,
             row_query=first.row_query[rows],
             row_memory=np.hstack([first.row_memory, neighbours])[rows],
-            labelled=len(first.memory_copy),
+            predicted_mask=answer.masks[known],
+            size=first.size,
         )

@@ -1,0 +1,164 @@
+"""A folder of NIfTI pairs of your own: ``python -m data_prep.folder --raw DIR_OR_ZIP --out DIR``.
+
+Known names, at any depth: ``image_<id>`` with ``label_<id>``, and ``imagesTr/<id>`` with
+``labelsTr/<id>`` (Medical Segmentation Decathlon; nnU-Net, whose images are ``<id>_0000``), each
+``.nii`` or ``.nii.gz``.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+
+from data_prep.mr import resampled_to_protocol
+from data_prep.nifti_pairs import refuse_constant
+from data_prep.source import PreparedScan, Source
+from fsmis.data.expectation import CT_RANGE
+from fsmis.data.geometry import AxialVolume
+from fsmis.data.pair import read_pair
+from fsmis.datasets import scan_id_of
+from fsmis.errors import UserError
+
+NIFTI = re.compile(r"(.+)\.nii(?:\.gz)?")
+CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's
+PREFIXES = {"image_": "image", "label_": "label"}
+FOLDERS = {"imagesTr": "image", "labelsTr": "label"}
+ORIENTATIONS = ("axial", "stored")
+LAYOUTS = "image_<id>.nii.gz with label_<id>.nii.gz, or imagesTr/<id>.nii.gz with labelsTr/"
+LARGEST_LABEL = np.iinfo(np.uint8).max
+
+
+class Folder(Source):
+    """Images and labels of any geometry, brought to square axial slices of one size."""
+
+    def __init__(
+        self,
+        channel: int,
+        orientation: str,
+        spacing: Sequence[float] | None,
+        size: int,
+        window: Sequence[float] | None,
+        clip_percentile: float,
+        geometry_mm: float,
+        label_tolerance: float,
+        **common: Any,
+    ) -> None:
+        """
+        Args:
+            channel: which of the files of an image with several is taken.
+            orientation: ``axial`` or ``stored``.
+            spacing: see ``resampled_to_protocol``; None: that of the slices stays, and their field
+                of view just fits.
+            size: see ``resampled_to_protocol``.
+            window: intensities that become ``CT_RANGE``; None: they stay.
+            clip_percentile: see ``resampled_to_protocol``; used without a window.
+            geometry_mm: see ``read_pair``.
+            label_tolerance: see ``read_pair``.
+            common: see ``Source``.
+
+        Raises:
+            UserError: a setting cannot be used.
+        """
+        if orientation not in ORIENTATIONS:
+            raise UserError(f"orientation={orientation}: choose {' or '.join(ORIENTATIONS)}")
+        if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
+            raise UserError(f"spacing={spacing}: give three sizes in mm (z, y, x), or null")
+        if window is not None and (len(window) != 2 or not window[0] < window[1]):
+            raise UserError(f"window={window}: give two values, the lower one first, or null")
+        if size < 1 or not 0 < clip_percentile <= 100:
+            raise UserError(
+                f"size={size}, clip_percentile={clip_percentile}: choose 1 or more, and above 0 up "
+                "to 100"
+            )
+        super().__init__(
+            **common,
+            channel=channel,
+            orientation=orientation,
+            spacing=spacing,
+            size=size,
+            window=window,
+            clip_percentile=clip_percentile,
+            geometry_mm=geometry_mm,
+            label_tolerance=label_tolerance,
+        )
+
+    def wanted(self, member: PurePosixPath) -> bool:
+        return self._role(member) is not None
+
+    def find(self, root: Path) -> dict[str, tuple[Path, ...]]:
+        found: dict[str, dict[str, Path]] = {}
+        for path in sorted(root.rglob("*.nii*")):
+            if (role := self._role(PurePosixPath(path.relative_to(root)))) is None:
+                continue
+            kind, name = role
+            pair = found.setdefault(scan_id_of(path, name), {})
+            if pair.setdefault(kind, path) != path:
+                raise UserError(f"{path}: the same scan as {pair[kind]}; remove one of them")
+        if not found:
+            raise UserError(f"no {LAYOUTS} in it; rename the files so")
+        return {i: tuple(pair[kind] for kind in sorted(pair)) for i, pair in found.items()}
+
+    def prepare(self, files: Sequence[Path]) -> PreparedScan:
+        settings = self.settings
+        if len(files) != 2:
+            raise UserError(f"{files[0]}: its image or label is not there; expected {LAYOUTS}")
+        image_path, label_path = files
+        image, label, _, affine = read_pair(
+            image_path,
+            label_path,
+            geometry_mm=settings["geometry_mm"],
+            label_tolerance=settings["label_tolerance"],
+        )
+        refuse_constant(image_path, image)
+        if not label.any() or label.min() < 0 or label.max() > LARGEST_LABEL:
+            raise UserError(
+                f"{label_path}: label values {label.min()} to {label.max()}; label something, and "
+                f"use values from 0 to {LARGEST_LABEL}"
+            )
+        if settings["window"] is not None:
+            image = np.interp(image, settings["window"], CT_RANGE).astype(np.float32)
+        if settings["orientation"] == "axial":
+            turned = AxialVolume.turn(image, affine)
+            label = AxialVolume.turn(label, affine).pixels
+            image, affine = turned.pixels, turned.affine
+        spacing = settings["spacing"]
+        if spacing is None:
+            z, *in_plane = voxel_sizes(affine)[::-1]
+            pixel = max(np.multiply(image.shape[1:], in_plane)) / settings["size"]
+            spacing = (z, pixel, pixel)
+        scan = resampled_to_protocol(
+            image,
+            label,
+            affine,
+            spacing=spacing,
+            size=settings["size"],
+            clip_percentile=100 if settings["window"] is not None else settings["clip_percentile"],
+        )
+        lost = sorted(set(np.unique(label)) - set(np.unique(scan.label)))
+        if not scan.label.any():
+            raise UserError(f"{label_path}: nothing of the labels is left; choose another spacing")
+        return replace(scan, notes={"lost_labels": [int(value) for value in lost]})
+
+    def _role(self, path: PurePosixPath) -> tuple[str, str] | None:
+        """Whether a file is an image or a label, and of which scan; None where it is neither."""
+        match = NIFTI.fullmatch(path.name)
+        if match is None or path.name.startswith("."):  # macOS leaves such files
+            return None
+        name = match[1]
+        for prefix, kind in PREFIXES.items():
+            if name.startswith(prefix):
+                return kind, name.removeprefix(prefix)
+        kind = FOLDERS.get(path.parent.name, "")
+        if kind == "image" and (part := CHANNEL.fullmatch(name)):
+            return (kind, part[1]) if int(part[2]) == self.settings["channel"] else None
+        return (kind, name) if kind else None
+
+
+if __name__ == "__main__":
+    from data_prep.cli import main
+
+    main("folder")
