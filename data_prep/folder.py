@@ -7,14 +7,13 @@ Known names, at any depth: ``image_<id>`` with ``label_<id>``, and ``imagesTr/<i
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from data_prep.mr import resampled_to_protocol
+from data_prep.geometry import crop_or_pad, resample, resample_label, rescaled
 from data_prep.nifti_pairs import refuse_constant
 from data_prep.source import PreparedScan, Source
 from fsmis.data.expectation import CT_RANGE
@@ -51,11 +50,11 @@ class Folder(Source):
         Args:
             channel: which of the files of an image with several is taken.
             orientation: ``axial`` or ``stored``.
-            spacing: see ``resampled_to_protocol``; None: that of the slices stays, and their field
-                of view just fits.
-            size: see ``resampled_to_protocol``.
+            spacing: wanted voxel size in mm, (z, y, x); None: the slices stay as far apart as they
+                are, and their field of view just fits.
+            size: rows and columns.
             window: intensities that become ``CT_RANGE``; None: they stay.
-            clip_percentile: see ``resampled_to_protocol``; used without a window.
+            clip_percentile: of a volume without a window; what is brighter becomes as bright.
             geometry_mm: see ``read_pair``.
             label_tolerance: see ``read_pair``.
             common: see ``Source``.
@@ -120,28 +119,29 @@ class Folder(Source):
                 f"use values from 0 to {LARGEST_LABEL}"
             )
         if settings["window"] is not None:
-            image = np.interp(image, settings["window"], CT_RANGE).astype(np.float32)
+            image = np.interp(image, settings["window"], CT_RANGE)
+        else:
+            image = np.minimum(image, np.percentile(image, settings["clip_percentile"]))
         if settings["orientation"] == "axial":
             turned = AxialVolume.turn(image, affine)
             label = AxialVolume.turn(label, affine).pixels
             image, affine = turned.pixels, turned.affine
-        spacing = settings["spacing"]
-        if spacing is None:
-            z, *in_plane = voxel_sizes(affine)[::-1]
-            pixel = max(np.multiply(image.shape[1:], in_plane)) / settings["size"]
-            spacing = (z, pixel, pixel)
-        scan = resampled_to_protocol(
-            image,
-            label,
-            affine,
-            spacing=spacing,
-            size=settings["size"],
-            clip_percentile=100 if settings["window"] is not None else settings["clip_percentile"],
-        )
-        lost = sorted(set(np.unique(label)) - set(np.unique(scan.label)))
-        if not scan.label.any():
-            raise UserError(f"{label_path}: nothing of the labels is left; choose another spacing")
-        return replace(scan, notes={"lost_labels": [int(value) for value in lost]})
+        size, old = settings["size"], voxel_sizes(affine)[::-1]
+        pixel = max(np.multiply(image.shape[1:], old[1:])) / size
+        new = settings["spacing"] or [float(old[0]), pixel, pixel]
+        shape = [max(1, round(n * a / b)) for n, a, b in zip(image.shape, old, new, strict=True)]
+        darkest = float(image.min())
+        image = resample(image, old, new, shape, outside=darkest)
+        resampled = resample_label(label, old, new, shape)
+        affine = rescaled(affine, old, new)
+        pixels, cropped = crop_or_pad(image, affine, size, outside=darkest)
+        labels, _ = crop_or_pad(resampled, affine, size, outside=0)
+        if not labels.any():
+            raise UserError(
+                f"{label_path}: nothing of the labels is left; choose another spacing or size"
+            )
+        lost = np.setdiff1d(label, labels).tolist()
+        return PreparedScan(pixels, labels, cropped, {"lost_labels": lost})
 
     def _role(self, path: PurePosixPath) -> tuple[str, str] | None:
         """Whether a file is an image or a label, and of which scan; None where it is neither."""
