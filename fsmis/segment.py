@@ -11,7 +11,6 @@ the one with the smaller area in the labelled slice stands.
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,11 @@ from scipy.ndimage import label
 
 from fsmis.cli import CONF_DIR, command_line
 from fsmis.data.geometry import AxialVolume, CommonGrid
+from fsmis.data.intensities import Intensities, is_ct, window_of
 from fsmis.data.labelled_slice import LabelledSlice, read_axial, read_labelled_slice
 from fsmis.data.nifti import write_volume
 from fsmis.data.notes import notes_on
-from fsmis.datasets import Scan, require_percentiles, scale_intensities
+from fsmis.datasets import Scan, require_percentiles
 from fsmis.errors import UserError
 from fsmis.methods.base import Method
 from fsmis.overrides import require_replacing
@@ -35,24 +35,6 @@ from fsmis.runs.display import console, errors
 from fsmis.settings import SegmentSettings, converted, require_at_least
 
 TILT_DEG = 0.5  # axes that are off a right angle by less are taken for straight
-
-
-@dataclass(frozen=True)
-class Intensities:
-    """How grey values become [0, 1], for each volume on its own.
-
-    Attributes:
-        window: values kept, (low, high); None for all.
-        percentiles: of what is kept; become 0 and 1.
-    """
-
-    window: Sequence[float] | None
-    percentiles: Sequence[float]
-
-    def scale(self, pixels: np.ndarray) -> np.ndarray:
-        """Scale a whole volume: float32 of the same shape."""
-        kept = pixels if self.window is None else np.clip(pixels, self.window[0], self.window[1])
-        return scale_intensities(kept, self.percentiles)
 
 
 def pair(
@@ -116,12 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         query = read_axial(options.query)
         grid = CommonGrid.around([support.volume, query], cfg.size)
-        episode = pair(support, query, grid, Intensities(cfg.window, cfg.percentiles))
+        window, chosen = cfg.window, ""
+        if window is None and cfg.auto_window and is_ct(support.volume) and is_ct(query):
+            window, chosen = window_of(support), ", chosen from the labels and their surroundings"
+        episode = pair(support, query, grid, Intensities(window, cfg.percentiles))
         n_slices, height, width = query.pixels.shape
         console.print(
             f"support: slice {support.stored_position} of {options.support_image}, "
             f"labels {', '.join(map(str, sorted(support.values)))}\n"
             f"query: {n_slices} axial slices of {height} x {width} pixels in {options.query}\n"
+            f"intensities: {_in_words(window)}{chosen}\n"
             f"segmenting at {grid.pixel_mm:.2f} mm a pixel with {cfg.method._target_}"
         )
         of_files = (options.support_image, support.volume), (options.query, query)
@@ -158,6 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.figure:
             draw_preview(options.figure, episode, labels, query, grid, cfg.figure_slices)
             console.print(options.figure)
+
+
+def _in_words(window: Sequence[float] | None) -> str:
+    return "all" if window is None else f"window=[{window[0]:g},{window[1]:g}]"
 
 
 def _on_tilt(path: Path, volume: AxialVolume) -> list[str]:

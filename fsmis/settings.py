@@ -49,6 +49,7 @@ class SegmentSettings:
     device: str
     size: int
     window: list[float] | None
+    auto_window: bool
     percentiles: list[float]
     figure_slices: int
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from fsmis.data.geometry import AxialVolume, CommonGrid
+from fsmis.data.intensities import Intensities
 from fsmis.phantom import generate
-from fsmis.segment import Intensities, main
+from fsmis.segment import main
 
 REPOSITORY = Path(__file__).parents[1]
 COPY = "method=copy_mask"

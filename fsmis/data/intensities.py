@@ -1,0 +1,50 @@
+"""How the grey values of a volume become [0, 1], told or found out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from fsmis.data.geometry import AxialVolume
+from fsmis.data.labelled_slice import LabelledSlice
+from fsmis.datasets import scale_intensities
+
+AIR_HU = -200  # below it lies more than a thousandth of any CT, and of nothing else
+AROUND_MM = 20  # what lies as near to a label counts as its surroundings
+KEPT = (2, 98)  # percentiles of labels and surroundings that a window spans
+MARGIN = 0.1  # of the window's width, added at either end
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """How grey values become [0, 1], for each volume on its own.
+
+    Attributes:
+        window: values kept, (low, high); None for all.
+        percentiles: of what is kept; become 0 and 1.
+    """
+
+    window: Sequence[float] | None
+    percentiles: Sequence[float]
+
+    def scale(self, pixels: np.ndarray) -> np.ndarray:
+        """Scale a whole volume: float32 of the same shape."""
+        kept = pixels if self.window is None else np.clip(pixels, self.window[0], self.window[1])
+        return scale_intensities(kept, self.percentiles)
+
+
+def is_ct(volume: AxialVolume) -> bool:
+    """Whether the values can be Hounsfield units: air lies far below 0."""
+    return bool(np.quantile(volume.pixels, 0.001) < AIR_HU)
+
+
+def window_of(support: LabelledSlice) -> tuple[float, float]:
+    """A window for what is labelled in a CT: the values of the labels and of what surrounds them,
+    without the extremes, so that organs that differ by a few HU differ in grey too."""
+    pixels = support.volume.pixels[support.position]
+    spacing = support.volume.spacing[1:]
+    near = distance_transform_edt(support.labels == 0, spacing) <= AROUND_MM
+    low, high = np.percentile(pixels[near], KEPT)
+    margin = MARGIN * max(high - low, 1.0)
+    return float(np.floor(low - margin)), float(np.ceil(high + margin))
