@@ -53,10 +53,21 @@ def test_slices_beyond_the_extent_are_ruled_out(episode):  # noqa: F811
     logits = np.full((16, 4, 4), 3.0, np.float32)
     iou = np.tile([0.1, 0.2, 0.7, 0.8, 0.7, 0.2, 0.1, 0.1], 2).astype(np.float32)
     answer = Answer(logits, np.ones(16, np.float32), iou)
-    kept = Extent("whole_volume").limit(whole(episode), answer, iou[:, None])
+    kept = Extent("whole_volume", 0.1).limit(whole(episode), answer, iou[:, None])
     expected = np.tile([0, 0, 1, 1, 1, 0, 0, 0], 2).astype(bool)
     np.testing.assert_array_equal(~kept.excluded, expected)
     np.testing.assert_array_equal(kept.masks.any(axis=(1, 2)), expected)
+
+
+def test_an_organ_that_goes_through_keeps_every_slice():
+    """Small differences, as within an organ, are no end of it; an empty mask is none."""
+    overlap = np.array([0.7, 0.7, 0.72, 0.75, 0.76, 0.75, 0.71])
+    found = np.ones(7, bool)
+    assert Extent("whole_volume", 0.1).held(overlap[:, None], found).all()
+    assert not Extent("whole_volume", 0.0).held(overlap[:, None], found).all()
+    found[0] = False
+    np.testing.assert_array_equal(Extent("whole_volume", 0.1).held(overlap[:, None], found), found)
+    assert not Extent("whole_volume", 0.1).held(overlap[:, None], np.zeros(7, bool)).any()
 
 
 def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
@@ -70,15 +81,21 @@ def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
     assert (likeness(features[:1], np.zeros_like(left), features[:1], left) == -1).all()
 
 
+def middle(cues, found):
+    """The slices 2 to 5, whatever the cues say; random weights know no better."""
+    return (np.arange(len(cues)) >= 2) & (np.arange(len(cues)) <= 5)
+
+
 def test_the_second_pass_leaves_out_what_was_ruled_out(episode):  # noqa: F811
     passes = ["method.volume_pass.reach=1", "method.volume_pass.confidence=0"]
     on, off = (
         build("matcher=ncc", *passes, f"method.extent.when={when}")
         for when in ("whole_volume", "never")
     )
+    on.extent.held = middle
     asked = whole(episode)
     answers = on.answer(asked)
-    assert all(0 < answer.excluded.sum() < 8 for answer in answers.values())
+    assert all(answer.excluded.sum() == 4 for answer in answers.values())
     assert not any(answer.excluded.any() for answer in off.answer(asked).values())
     assert not any(answer.excluded.any() for answer in on.answer(episode).values())
     for organ, mask in on.segment(asked).items():
@@ -89,6 +106,7 @@ def test_the_second_pass_leaves_out_what_was_ruled_out(episode):  # noqa: F811
 def test_zoom_asks_about_kept_slices_alone(episode, method):  # noqa: F811
     own = [] if method == "augment_match_prompt" else [f"method={method}"]
     built = build(*own, "method.extent.when=whole_volume", "method.zoom.passes=1")
+    built.extent.held = middle
     asked = []
     plain = built.answer
 
@@ -104,6 +122,7 @@ def test_zoom_asks_about_kept_slices_alone(episode, method):  # noqa: F811
             assert set(np.flatnonzero(masks[organ].any(axis=(1, 2)))) <= slices
 
 
-def test_bad_setting_is_refused():
-    with pytest.raises(UserError, match=r"method\.extent\.when=always"):
-        Extent("always")
+@pytest.mark.parametrize("when, gap", [("always", 0.1), ("never", 2)])
+def test_bad_settings_are_refused(when, gap):
+    with pytest.raises(UserError, match=r"method\.extent\."):
+        Extent(when, gap)

@@ -13,6 +13,7 @@ from fsmis.datasets import scale_intensities
 AIR_HU = -200  # below it lies more than a thousandth of any CT, and of nothing else
 AROUND_MM = 20  # what lies as near to a label counts as its surroundings
 KEPT = (2, 98)  # percentiles of labels and surroundings that a window spans
+APART_HU = 250  # what differs from the labels by more, as lung and bone from organs, does not count
 MARGIN = 0.1  # of the window's width, added at either end
 
 
@@ -44,7 +45,9 @@ def window_of(support: LabelledSlice) -> tuple[float, float]:
     without the extremes, so that organs that differ by a few HU differ in grey too."""
     pixels = support.volume.pixels[support.position]
     spacing = support.volume.spacing[1:]
+    low, high = np.percentile(pixels[support.labels > 0], KEPT)
     near = distance_transform_edt(support.labels == 0, spacing) <= AROUND_MM
+    near &= (pixels >= low - APART_HU) & (pixels <= high + APART_HU)
     low, high = np.percentile(pixels[near], KEPT)
     margin = MARGIN * max(high - low, 1.0)
     return float(np.floor(low - margin)), float(np.ceil(high + margin))

@@ -26,18 +26,40 @@ class Extent:
     Args:
         when: ``whole_volume``, for episodes that ask for every slice of the query, or ``never``.
 
+        gap: least difference of the mean predicted overlap between slices kept and ruled out; where
+            it is smaller, the organ goes through the whole volume.
+
     Raises:
-        UserError: ``when`` is neither.
+        UserError: a setting out of its range.
     """
 
-    def __init__(self, when: str) -> None:
+    def __init__(self, when: str, gap: float) -> None:
         if when not in ("whole_volume", "never"):
             raise UserError(f"method.extent.when={when}: choose whole_volume or never")
+        if not 0 <= gap <= 1:
+            raise UserError(f"method.extent.gap={gap}: must be in [0, 1]")
         self.when = when
+        self.gap = gap
 
     def applies(self, episode: Episode) -> bool:
         """Whether the episode's query slices are to be narrowed down."""
         return self.when == "whole_volume" and episode.whole_volume
+
+    def held(self, cues: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """Which slices of a volume hold the organ, bool ``[S]``.
+
+        Args:
+            cues: ``[S, C]``, larger where the organ is, the predicted overlap first.
+            found: bool ``[S]``, slices with a mask; the others are never kept.
+        """
+        if not found.any():
+            return found
+        filled = np.where(found[:, None], cues, cues[found].min(axis=0))
+        kept = standing_out(_standardised(filled).sum(axis=1))
+        overlap = filled[:, 0]
+        if not kept.all() and overlap[kept].mean() - overlap[~kept].mean() < self.gap:
+            kept[:] = True  # nothing tells its ends apart from its middle: it goes through
+        return kept & found
 
     def limit(self, episode: Episode, answer: Answer, likeness: np.ndarray) -> Answer:
         """The answer with the slices beyond each organ's extent excluded.
@@ -50,10 +72,9 @@ class Extent:
         score, start = answer.object_score.copy(), 0
         for task in episode.organs.values():
             rows = np.arange(start, start + len(task.query_slices))
+            found = answer.logits[rows].max(axis=(1, 2)) > 0
             cues = np.column_stack([answer.iou[rows], likeness[rows]])
-            held = standing_out(_standardised(cues).sum(axis=1))
-            held &= answer.logits[rows].max(axis=(1, 2)) > 0
-            score[rows[~held]] = -np.inf
+            score[rows[~self.held(cues, found)]] = -np.inf
             start = rows[-1] + 1
         return replace(answer, object_score=score)
 
@@ -104,8 +125,7 @@ def standing_out(values: np.ndarray) -> np.ndarray:
 
 
 def _standardised(cues: np.ndarray) -> np.ndarray:
-    """Each column of ``[S, C]`` with mean 0 and deviation 1, its lowest and highest twentieth cut
-    off, so that a slice where nothing was found does not stand out by itself."""
-    low, high = np.quantile(cues, [0.05, 0.95], axis=0)
-    cut = np.clip(cues, low, high)
+    """Each column of ``[S, C]`` with mean 0 and deviation 1, its lowest twentieth cut off, so that
+    a slice gone wrong does not stand out by itself."""
+    cut = np.maximum(cues, np.quantile(cues, 0.05, axis=0))
     return (cut - cut.mean(axis=0)) / np.maximum(cut.std(axis=0), 1e-6)
