@@ -48,7 +48,9 @@ def write_run(
     )
     for cell, values in zip(planned, dice, strict=True):
         if cell in done:
-            run.finish(cell, [row(cell, *pair) for pair in zip(ORGANS, values, strict=True)])
+            pairs = zip(ORGANS, values, strict=True)  # an organ without a score has no row
+            rows = [row(cell, *pair) for pair in pairs if not np.isnan(pair[1])]
+            run.finish(cell, rows)
     run.rebuild()
 
 

@@ -80,8 +80,9 @@ def test_patients_lie_on_their_backs_in_every_layer() -> None:
 
 def test_one_ranking_is_drawn_and_told() -> None:
     cells = [Cell(0, "8", "1"), Cell(0, "8", "2"), Cell(1, "1", "8")]
-    dice = [0.5, 0.2, float("nan")]
+    dice = [0.5, 0.2, 0.0]
     scores = pd.DataFrame([row(*pair) for pair in zip(cells, ["liver"] * 3, dice, strict=True)])
+    scores.loc[2, "dice"] = float("nan")
     assert list(ranked(scores).items()) == [((0, "8", "2"), 20), ((0, "8", "1"), 50)]
     assert figures.select(scores, cells, "worst", 1) == [cells[1]]
     assert figures.select(scores, cells, "worst", 9) == [cells[1], cells[0]]
