@@ -157,7 +157,7 @@ def test_a_chosen_measure_takes_the_place_of_dice(opened) -> None:
     headings = [text.strip() for text in table.locator("thead th:visible").all_inner_texts()]
     opened.get_by_label("IoU %").first.check()
     assert not table.get_by_text("32.00", exact=True).first.is_visible()
-    assert table.get_by_text("100.00", exact=True).first.is_visible()  # as ``row`` has it
+    assert table.get_by_text("19.05", exact=True).first.is_visible()  # of a Dice of 32
     opened.get_by_label("ASSD mm").first.check()
     assert table.get_by_text("1.0", exact=True).first.is_visible()
     shown = [text.strip() for text in table.locator("thead th:visible").all_inner_texts()]
