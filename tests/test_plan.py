@@ -181,7 +181,7 @@ def test_table_says_what_times_rest_on(capsys) -> None:
     [
         (["seed=0,1"], "add --multirun"),
         (["-m", "shard=5/4"], "shard=5/4: give i/n"),
-        (["sed=1"], "Could not override 'sed'"),
+        (["sed=1"], "there is no setting sed; did you mean seed?"),
         (["-m", "seed=range(0)"], "a sweep of no jobs"),
         (["-m", "seed=interval(0,1)"], "does not support sweep type"),
     ],
