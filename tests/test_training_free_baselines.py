@@ -89,6 +89,7 @@ def test_single_is_the_main_method_without_its_stages(episode):
     single = build("sam2_single").segment(episode)
     bare = ["support_set.count=1", "support_set.kind=none", "matcher=identity"]
     bare += ["method.memories=1", "method.volume_pass.reach=0", "method.largest_component=false"]
+    bare += ["method.zoom.passes=0"]
     for organ, mask in build("augment_match_prompt", *bare).segment(episode).items():
         assert (single[organ] != mask).mean() < 1e-4
 
@@ -285,7 +286,7 @@ def test_volume_equals_the_public_predictor(name, depth, tmp_path):
     encoded = segmenter.encode(query)
     memory = segmenter.memorise(segmenter.encode(support)[opening], given)
     logits = propagate(segmenter, encoded, frames, memory, query.shape[1:])
-    plain = instantiate(composed().method, segmenter=None, matcher=None)
+    plain = instantiate(composed("method=sam2_volume").method, segmenter=None)
     found = Sam2Volume(segmenter, plain.scale, plain.extent, plain.zoom, False).segment(
         Episode("phantom", 0, scan("1", support), scan("2", query), tasks)
     )
