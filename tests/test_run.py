@@ -211,7 +211,7 @@ def command_here(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
         (["dataset.root={tmp}/nowhere"], "dataset.root={tmp}/nowhere: no such folder"),
         (["results_dir={tmp}/file/runs"], "results_dir={tmp}/file/runs: {tmp}/file is not a fold"),
         (["seed=0,1", "results_dir={tmp}/file", "-m"], "results_dir={tmp}/file: {tmp}/file is no"),
-        (["protocol.parts=3"], "there is no setting protocol.parts; did you mean protocol.n_parts?"),
+        (["protocol.parts=3"], "setting protocol.parts; did you mean protocol.n_parts?"),
         (["+protocl.fold=0"], "protocl: no such setting"),
         (["+dataset.scans=3"], "there is no setting dataset.scans"),
         (["method=nothing"], "there is no method=nothing; choose one of adnet, alpnet,"),
