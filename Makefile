@@ -50,7 +50,8 @@ bench: setup  ## measure speed against the reference path, side by side
 
 train-gpu: setup  ## train the embedded checkpoint further for MINUTES on a GPU, data drawn by all cores: ARGS=
 	$(PY) -m fsmis.training.sam2_mini out=results/runs/training/gpu minutes=$(MINUTES) device=cuda \
-	    workers=$$(nproc) log_every=1000 segmenter.checkpoint=sam2_mini.safetensors $(ARGS)
+	    workers=$$(nproc) log_every=1000 segmenter.checkpoint=sam2_mini.safetensors \
+	    learning_rate=0.0002 cooldown=1.0 $(ARGS)
 
 doctor: setup  ## check versions, weights and devices
 	$(PY) -m fsmis.doctor
