@@ -122,6 +122,15 @@ def test_zoom_asks_about_kept_slices_alone(episode, method):  # noqa: F811
             assert set(np.flatnonzero(masks[organ].any(axis=(1, 2)))) <= slices
 
 
+def test_an_organ_ruled_out_of_every_slice_is_empty_and_stops_nothing(episode):  # noqa: F811
+    built = build("matcher=ncc", "method.extent.when=whole_volume", "method.zoom.passes=1")
+    organs = iter([np.zeros(8, bool), middle(np.zeros((8, 1)), None)])
+    built.extent.held = lambda cues, found: next(organs)
+    masks = built.segment(whole(episode))
+    liver, spleen = masks.values()
+    assert not liver.any() and liver.shape == spleen.shape == (8, 96, 96)
+
+
 @pytest.mark.parametrize("when, gap", [("always", 0.1), ("never", 2)])
 def test_bad_settings_are_refused(when, gap):
     with pytest.raises(UserError, match=r"method\.extent\."):

@@ -189,6 +189,7 @@ def test_largest_component_of_a_volume():
     np.testing.assert_array_equal(largest_component(mask), kept)
     np.testing.assert_array_equal(largest_component(kept), kept)
     assert not largest_component(np.zeros_like(mask)).any()
+    assert largest_component(mask[:0]).shape == (0, 8, 8)  # an organ ruled out of every slice
 
 
 def test_largest_component_of_every_organ(episode, monkeypatch):

@@ -13,6 +13,6 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     between them: such a gap does not cut an organ in two.
     """
     parts, _ = label(mask, TOUCHING)
-    sizes = np.bincount(parts.ravel())
+    sizes = np.bincount(parts.ravel(), minlength=1)
     sizes[0] = 0  # background
     return mask & (parts == sizes.argmax())
