@@ -12,9 +12,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError
 
 from fsmis.errors import UserError
-from fsmis.suggestions import CONF_DIR, explained
+from fsmis.suggestions import CONF_DIR as CONF_DIR
+from fsmis.suggestions import explained
 
-__all__ = ["CONF_DIR", "Interrupted", "command_line", "interruptible"]
 USER_ERROR, SOME_FAILED = 2, 1  # exit codes; an interrupted command exits with 128 + signal
 
 

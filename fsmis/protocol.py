@@ -13,7 +13,9 @@ extent alone. Both are oracles, as in all published rows. ``n_parts=1`` with ``f
 none: it is what a user without any label of the query gets.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -81,6 +83,17 @@ class Episode:
     def query_slices(self) -> np.ndarray:
         """Positions in the query scan that some organ asks for, int, ascending."""
         return np.unique(np.concatenate([task.query_slices for task in self.organs.values()]))
+
+    def asking(self, rows: Mapping[str, np.ndarray]) -> Episode:
+        """The same episode with some query slices alone: organ -> rows of its task, int, of each
+        organ."""
+        tasks = {
+            organ: replace(
+                task, query_slices=task.query_slices[rows[organ]], part=task.part[rows[organ]]
+            )
+            for organ, task in self.organs.items()
+        }
+        return replace(self, organs=tasks, whole_volume=False)
 
     @property
     def support_slices(self) -> np.ndarray:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fsmis.suggestions import CONF_DIR, did_you_mean
+from fsmis.suggestions import CONF_DIR, did_you_mean, options_of
 
 SKIPPED = ("hydra", "training", "data_prep", "episodic")  # groups that are not chosen in a run
 
@@ -45,7 +45,7 @@ def _overview(command: str, config: Path, groups: list[str]) -> str:
         "",
         "groups, and their options:",
     ]
-    lines += [f"  {group + '=':14} {', '.join(_options(group))}" for group in groups]
+    lines += [f"  {group + '=':14} {', '.join(options_of(group))}" for group in groups]
     lines += ["", f"settings of {config.name} (those of a group: {command} --help GROUP):"]
     lines += [f"  {line}" for line in _settings(config)]
     lines += ["", "-m makes a sweep of lists of values; --cfg job prints all settings as composed;"]
@@ -56,16 +56,12 @@ def _overview(command: str, config: Path, groups: list[str]) -> str:
 def _of_group(group: str) -> str:
     """The first comment of every option, and the settings of those that are not made of others."""
     parts = []
-    for option in _options(group):
+    for option in options_of(group):
         path = CONF_DIR / group / f"{option}.yaml"
         parts.append(f"{group}={option}")
         parts += [f"  # {line}" for line in _leading_comment(path)]
         parts += [f"  {line}" for line in _settings(path)]
     return "\n".join(parts)
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
 
 
 def _leading_comment(path: Path) -> list[str]:

@@ -15,8 +15,12 @@ CONFIGS = ("config", "segment")  # whose settings a command line may name
 NO_SETTING = re.compile(r"Could not override '([^'@]+)'")
 NO_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 FULL_KEY = re.compile(r"full_key: ([\w.]+)")
-LISTED = "; --help lists them"
 NO_CHOICE = re.compile(r"Could not find '([^']+)'")
+
+
+def options_of(group: str) -> list[str]:
+    """Names of the options of a group of ``conf/``, in order; none where there is no such group."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -31,25 +35,25 @@ def explained(message: str) -> str:
     Hydra's own advice is to add them with +, which leads to an error further on.
     """
     if found := NO_SETTING.search(message):
-        return f"there is no setting {found[1]}{_near_setting(found[1])}{LISTED}"
+        return _no_setting(found[1])
     if found := NO_ARGUMENT.search(message):
         where = FULL_KEY.search(message)
         owner = where[1] if where else ""
         group = owner.rpartition(".")[2]  # a method holds its support_set, which is set by itself
         owner = group if (CONF_DIR / group).is_dir() else owner
         key = f"{owner}.{found[1]}".strip(".")
-        return f"there is no setting {key}{_near_setting(key)}{LISTED}"
+        return _no_setting(key)
     if found := NO_CHOICE.search(message):
         group, _, choice = found[1].rpartition("/")
-        options = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+        options = options_of(group)
         if options and group:
             near = did_you_mean(choice, options)
             return f"there is no {group}={choice}{near}; choose one of {', '.join(options)}"
     return message.split("Config search path:")[0]
 
 
-def _near_setting(key: str) -> str:
-    return did_you_mean(key, _settings())
+def _no_setting(key: str) -> str:
+    return f"there is no setting {key}{did_you_mean(key, _settings())}; --help lists them"
 
 
 def _settings() -> list[str]:

@@ -12,13 +12,12 @@ def notes_on(name: str, pixels: np.ndarray) -> list[str]:
     """
     if pixels.min() == pixels.max():
         return [f"{name}: every voxel has the value {pixels.flat[0]:g}; nothing can be found in it"]
-    values, counts = np.unique(pixels, return_counts=True)
     remarks = []
-    if counts.max() >= FLAT * pixels.size:
-        share = 100 * counts.max() / pixels.size
+    usual = np.partition(pixels, pixels.size // 2, axis=None)[pixels.size // 2]
+    share = np.count_nonzero(pixels == usual) / pixels.size
+    if share >= FLAT:  # above one half, the usual value can be no other
         remarks.append(
-            f"{name}: nearly constant, {share:.1f} % of its voxels have the value "
-            f"{values[counts.argmax()]:g}"
+            f"{name}: nearly constant, {100 * share:.1f} % of its voxels have the value {usual:g}"
         )
     flat = pixels.reshape(len(pixels), -1)
     empty = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))

@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 import numpy as np
 
+from fsmis.batches import batches
 from fsmis.methods.base import Method
 from fsmis.prompting import Prompts
 from fsmis.protocol import Episode
@@ -59,9 +60,16 @@ class PromptedMethod(Method):
         if not self.extent.applies(episode):
             return answer
         nearest = prompts.row_memory[:, -1]
-        found, labelled = answer.logits > 0, prompts.memory_mask[nearest]
-        queries, supports = images[prompts.row_query], images[prompts.memory_copy[nearest]]
-        return self.extent.limit(episode, answer, likeness(queries, found, supports, labelled))
+        alike = [  # a few rows at a time: each has the features of two images
+            likeness(
+                images[prompts.row_query[rows]],
+                answer.logits[rows] > 0,
+                images[prompts.memory_copy[nearest[rows]]],
+                prompts.memory_mask[nearest[rows]],
+            )
+            for rows in batches(np.arange(len(answer)), self.segmenter.batch_size)
+        ]
+        return self.extent.limit(episode, answer, np.concatenate(alike))
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         """See ``Method.segment``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ class Crops:
     centres: np.ndarray
     sides: np.ndarray
     shape: tuple[int, int]
+
+    def __getitem__(self, rows: np.ndarray) -> Crops:
+        return replace(self, centres=self.centres[rows])
 
     def cut(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Crops float32 ``[N, *size]`` of ``[N, H, W]``, linear; beyond the slice its edge."""

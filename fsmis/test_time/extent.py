@@ -25,7 +25,6 @@ class Extent:
 
     Args:
         when: ``whole_volume``, for episodes that ask for every slice of the query, or ``never``.
-
         gap: least difference of the mean predicted overlap between slices kept and ruled out; where
             it is smaller, the organ goes through the whole volume.
 

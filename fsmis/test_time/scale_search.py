@@ -77,7 +77,7 @@ def scaled(episode: Episode, scale: float) -> Episode:
     image[slices] = crops.cut(episode.support.image[slices], crops.shape)
     organs = {}
     for organ, task in episode.organs.items():
-        of_task = replace(crops, centres=middle[: len(task.support_slices)])
+        of_task = crops[np.searchsorted(slices, task.support_slices)]
         masks = of_task.cut_masks(task.support_masks, crops.shape)
         organs[organ] = replace(task, support_masks=masks)
     support = replace(episode.support, id=f"{episode.support.id} x{scale:g}", image=image)
@@ -85,9 +85,10 @@ def scaled(episode: Episode, scale: float) -> Episode:
 
 
 def _some_slices(episode: Episode, count: int) -> Episode:
-    organs = {}
+    """The episode with at most ``count`` query slices of each organ, spread over its task."""
+    rows = {}
     for organ, task in episode.organs.items():
-        rows = np.unique(np.linspace(0, len(task.query_slices) - 1, count + 2).round().astype(int))
-        rows = rows[1:-1] if len(rows) > 2 else rows
-        organs[organ] = replace(task, query_slices=task.query_slices[rows], part=task.part[rows])
-    return replace(episode, organs=organs)
+        spread = np.linspace(0, len(task.query_slices) - 1, count + 2).round().astype(int)
+        spread = np.unique(spread)
+        rows[organ] = spread[1:-1] if len(spread) > 2 else spread
+    return episode.asking(rows)

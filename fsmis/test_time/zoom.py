@@ -88,7 +88,7 @@ class Zoom:
         if not self.passes:
             return answers
         asked = {organ: np.flatnonzero(~answers[organ].excluded) for organ in episode.organs}
-        episode = _only(episode, asked)
+        episode = episode.asking(asked)
         answers = dict(answers)
         for _ in range(self.passes):
             kept = {organ: answers[organ][rows] for organ, rows in asked.items()}
@@ -108,10 +108,7 @@ class Zoom:
             found: organ -> bool ``[S, H, W]`` of the slices of its task, not all empty.
         """
         tasks = {organ: episode.organs[organ] for organ in found}
-        slices = np.unique(np.concatenate([task.query_slices for task in tasks.values()]))
-        on_query = np.zeros((len(slices), *episode.query.image.shape[1:]), bool)
-        for organ, task in tasks.items():
-            on_query[np.searchsorted(slices, task.query_slices)] |= found[organ]
+        slices, on_query = _together(tasks, found)
         supports = np.unique(np.concatenate([task.support_slices for task in tasks.values()]))
         on_support = np.zeros((len(supports), *episode.support.image.shape[1:]), bool)
         for task in tasks.values():
@@ -125,8 +122,7 @@ class Zoom:
 
         def masks_of(task: OrganTask) -> np.ndarray:
             rows = np.searchsorted(supports, task.support_slices)
-            crops = replace(support_crops, centres=support_crops.centres[rows])
-            return crops.cut_masks(task.support_masks, (self.size, self.size))
+            return support_crops[rows].cut_masks(task.support_masks, (self.size, self.size))
 
         zoomed = replace(
             episode,
@@ -167,8 +163,7 @@ class Zoom:
     def _merge(self, zoomed: ZoomedEpisode, organ: str, before: Answer, closer: Answer) -> Answer:
         task = zoomed.episode.organs[organ]
         rows = np.searchsorted(zoomed.slices, task.query_slices)
-        crops = replace(zoomed.crops, centres=zoomed.crops.centres[rows])
-        logits, inside = crops.put_back(closer.logits)
+        logits, inside = zoomed.crops[rows].put_back(closer.logits)
         weight = self.weight * inside
         return Answer(
             before.logits + weight * (logits - before.logits),
@@ -177,27 +172,25 @@ class Zoom:
         )
 
 
-def _only(episode: Episode, rows: Mapping[str, np.ndarray]) -> Episode:
-    """The episode with those query slices of each task alone."""
-    tasks = {
-        organ: replace(
-            task, query_slices=task.query_slices[rows[organ]], part=task.part[rows[organ]]
-        )
-        for organ, task in episode.organs.items()
-    }
-    return replace(episode, organs=tasks, whole_volume=False)
+def _together(
+    tasks: Mapping[str, OrganTask], found: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the query slices of some tasks, int ``[S]`` ascending, and bool ``[S, H, W]``,
+    what was found of any of their organs."""
+    slices = np.unique(np.concatenate([task.query_slices for task in tasks.values()]))
+    masks = np.zeros((len(slices), *next(iter(found.values())).shape[1:]), bool)
+    for organ, task in tasks.items():
+        masks[np.searchsorted(slices, task.query_slices)] |= found[organ]
+    return slices, masks
 
 
 def _union(episode: Episode, found: Mapping[str, np.ndarray], organs: list[str]) -> np.ndarray:
     """Masks bool ``[S, H, W]`` of organs together, in the slices that are asked of all of them or,
     where there are none, of any."""
-    of_each = [episode.organs[organ].query_slices for organ in organs]
-    slices = np.unique(np.concatenate(of_each))
-    common = [z for z in slices if all(z in some for some in of_each)]
-    union = np.zeros((len(slices), *episode.query.image.shape[1:]), bool)
-    for organ, some in zip(organs, of_each, strict=True):
-        union[np.searchsorted(slices, some)] |= found[organ]
-    return union[np.searchsorted(slices, common)] if common else union
+    tasks = {organ: episode.organs[organ] for organ in organs}
+    slices, union = _together(tasks, found)
+    common = np.all([np.isin(slices, task.query_slices) for task in tasks.values()], axis=0)
+    return union[common] if common.any() else union
 
 
 def _extent(masks: np.ndarray, scan: Scan) -> float:

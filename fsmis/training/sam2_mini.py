@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import itertools
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from fsmis.training.objective import predict, total_loss
 from fsmis.training.settings import SyntheticSettings
 from fsmis.training.synthetic import SyntheticBatch, sample_bodies
 
-SDPA_OF_GPU = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 COLUMNS = ("validation_dice", "validation_presence_auc")
 CONF = str(Path(__file__).parents[2] / "conf" / "training")
 
@@ -158,9 +158,9 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.config.seed * 10_000_000 + self.step)
         device = self.segmenter.device.type
         # On a CPU the fused attention is slower backwards than plain matrix products.
-        backends = [SDPBackend.MATH] if device == "cpu" else list(SDPA_OF_GPU)
+        attention = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
         bfloat16 = torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16)
-        with bfloat16, sdpa_kernel(backends):
+        with bfloat16, attention:
             predictions = predict(self.segmenter, batch, generator, self.config.predicted_memory)
         loss = total_loss(predictions, self.config)
         self.optimizer.zero_grad()
