@@ -26,12 +26,12 @@ setup: .venv/installed  ## install everything into .venv
 	touch $@
 
 demo: setup  ## run the pipeline on generated scans: table and pictures in results/demo, no download
-	$(PY) -m fsmis.phantom --dataset chaos --out results/demo/raw
+	$(PY) -m fsmis phantom --dataset chaos --out results/demo/raw
 	$(PY) -m data_prep.chaos --raw results/demo/raw --out results/demo/prepared
 	$(PY) -m data_prep.verify results/demo/prepared --subset
-	$(PY) -m fsmis.run -m dataset=phantom dataset.root=results/demo/prepared results_dir=results/demo/runs \
+	$(PY) -m fsmis run -m dataset=phantom dataset.root=results/demo/prepared results_dir=results/demo/runs \
 	    method=copy_mask,augment_match_prompt figures=all
-	$(PY) -m fsmis.report results/demo/runs --out results/demo
+	$(PY) -m fsmis report results/demo/runs --out results/demo
 
 test: setup  ## run the tests
 	$(PY) -m pytest
@@ -46,15 +46,15 @@ format: setup  ## format the code
 	$(PY) -m ruff format .
 
 bench: setup  ## measure speed against the reference path, side by side
-	$(PY) -m fsmis.bench --out results/runs/bench $(ARGS)
+	$(PY) -m fsmis bench --out results/runs/bench $(ARGS)
 
 train-gpu: setup  ## train the embedded checkpoint further for MINUTES on a GPU, data drawn by all cores: ARGS=
-	$(PY) -m fsmis.training.sam2_mini out=results/runs/training/gpu minutes=$(MINUTES) device=cuda \
+	$(PY) -m fsmis.segmenters.mini.train out=results/runs/training/gpu minutes=$(MINUTES) device=cuda \
 	    workers=$$(nproc) log_every=1000 segmenter.checkpoint=sam2_mini.safetensors \
 	    learning_rate=0.0002 cooldown=1.0 $(ARGS)
 
 doctor: setup  ## check versions, weights and devices
-	$(PY) -m fsmis.doctor
+	$(PY) -m fsmis doctor
 
 data-chaos: setup  ## download the CHAOS training sets to data/raw and prepare them
 	$(PY) -m data_prep.download --out data/raw
@@ -72,16 +72,16 @@ data-cmr:  ## how to get the cardiac scans (they need a login)
 
 # $(call prepare,module of data_prep,dataset)
 define prepare
-	$(if $(PHANTOM),$(PY) -m fsmis.phantom --dataset $(1) --size 128 --out $(call raw,$(2)))
+	$(if $(PHANTOM),$(PY) -m fsmis phantom --dataset $(1) --size 128 --out $(call raw,$(2)))
 	$(if $(call raw,$(2)),$(PY) -m data_prep.$(1) --raw "$(call raw,$(2))" --out $(call root,$(2)))
 	$(PY) -m data_prep.verify $(call root,$(2)) --dataset $(2) $(if $(PHANTOM),--subset)
 endef
 # the same arguments
 define reproduce
 	$(call prepare,$(1),$(2))
-	$(PY) -m fsmis.run -m dataset=$(2) dataset.root=$(call root,$(2)) results_dir=$(strip $(RESULTS)) \
+	$(PY) -m fsmis run -m dataset=$(2) dataset.root=$(call root,$(2)) results_dir=$(strip $(RESULTS)) \
 	    $(if $(PHANTOM),dataset.fold_starts=2) method=copy_mask,registration,augment_match_prompt $(ARGS)
-	$(PY) -m fsmis.report $(strip $(RESULTS))/$(2)
+	$(PY) -m fsmis report $(strip $(RESULTS))/$(2)
 endef
 raw = $(if $(PHANTOM),results/demo/$(1)/raw,$(strip $(RAW)))
 root = $(if $(PHANTOM),results/demo/$(1)/prepared,$(or $(strip $(DATA)),data/$(1)))
@@ -97,11 +97,11 @@ reproduce-cmr: setup  ## the same for CMR
 
 baselines: setup  ## every method on one dataset beside published rows, two at a time: DATASET=, DATA=, RAW=, ARGS=
 	$(call prepare,$(firstword $(subst _, ,$(NAME))),$(NAME))
-	$(PY) -m fsmis.run -m experiment=main_results hydra/launcher=joblib dataset=$(NAME) \
+	$(PY) -m fsmis run -m experiment=main_results hydra/launcher=joblib dataset=$(NAME) \
 	    dataset.root=$(call root,$(NAME)) results_dir=$(strip $(RESULTS)) \
 	    $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
 	$(PY) -m experiments.main_results $(strip $(RESULTS)) --dataset $(NAME) \
 	    dataset.root=$(call root,$(NAME)) $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
-	$(PY) -m fsmis.report $(strip $(RESULTS))/$(NAME)
+	$(PY) -m fsmis report $(strip $(RESULTS))/$(NAME)
 
 reproduce-all: reproduce-chaos reproduce-synapse reproduce-cmr  ## all three, from data/

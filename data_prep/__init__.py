@@ -1,1 +1,1 @@
-"""From the raw download of a dataset to the scans that ``fsmis.datasets`` reads."""
+"""From the raw download of a dataset to the scans that ``fsmis.data.dataset`` reads."""

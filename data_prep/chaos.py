@@ -15,8 +15,8 @@ from data_prep.dicom import read_series
 from data_prep.mr import resampled_to_protocol
 from data_prep.nifti_pairs import refuse_constant
 from data_prep.source import PreparedScan, Source
+from fsmis.data.expectation import in_plane_gradient, outline_contrast
 from fsmis.data.geometry import AxialVolume
-from fsmis.data.outline import in_plane_gradient, outline_contrast
 from fsmis.errors import UserError
 
 SERIES, DICOM, GROUND = "T2SPIR", "DICOM_anon", "Ground"

@@ -12,8 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_prep.prepare import Outcome, prepare
 from data_prep.source import Source
-from fsmis.cli import CONF_DIR, SOME_FAILED, command_line
-from fsmis.runs.display import console, errors
+from fsmis.cli import CONF_DIR, SOME_FAILED, command_line, console, errors
 
 
 def load_source(name: str) -> Source:

@@ -15,7 +15,7 @@ from nibabel.affines import voxel_sizes
 from data_prep.mr import resampled_to_protocol
 from data_prep.nifti_pairs import complete_pair, find_pairs, refuse_constant, refuse_unknown
 from data_prep.source import PreparedScan, Source
-from fsmis.data.pair import read_pair
+from fsmis.data.nifti import read_pair
 from fsmis.errors import UserError
 
 IMAGE = re.compile(r"patient(\d+)_C0\.nii(?:\.gz)?")

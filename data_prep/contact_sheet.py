@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from fsmis.data.nifti import read_volume
-from fsmis.files.atomic import write_figure
+from fsmis.files import write_figure
 from fsmis.reporting.overlay import outline, show
 
 COLUMNS = 7  # most scans in a row

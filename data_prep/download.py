@@ -12,10 +12,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from fsmis.cli import CONF_DIR, command_line
+from fsmis.cli import CONF_DIR, command_line, console
 from fsmis.errors import UserError
-from fsmis.files.checksum import sha256
-from fsmis.runs.display import console
+from fsmis.files import sha256
 
 CHUNK = 1 << 20  # bytes
 

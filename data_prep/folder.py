@@ -16,10 +16,10 @@ from nibabel.affines import voxel_sizes
 from data_prep.geometry import crop_or_pad, resample, resample_label, rescaled
 from data_prep.nifti_pairs import refuse_constant
 from data_prep.source import PreparedScan, Source
+from fsmis.data.dataset import scan_id_of
 from fsmis.data.expectation import CT_RANGE
 from fsmis.data.geometry import AxialVolume
-from fsmis.data.pair import read_pair
-from fsmis.datasets import scan_id_of
+from fsmis.data.nifti import read_pair
 from fsmis.errors import UserError
 
 NIFTI = re.compile(r"(.+)\.nii(?:\.gz)?")

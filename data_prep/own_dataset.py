@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 
 from fsmis.cli import CONF_DIR
+from fsmis.data.dataset import FILE_NAME, Dataset
 from fsmis.data.nifti import read_volume
-from fsmis.datasets import FILE_NAME, Dataset
 from fsmis.errors import UserError
 
 BASE = "own"  # conf/dataset/own.yaml, the other YAMLs' defaults

@@ -15,12 +15,11 @@ from nibabel.affines import voxel_sizes
 from data_prep.archive import raw_folder
 from data_prep.contact_sheet import draw_contact_sheet
 from data_prep.source import Source
+from fsmis.data.dataset import FILE_NAME
 from fsmis.data.manifest import Manifest
 from fsmis.data.nifti import write_mask, write_volume
-from fsmis.datasets import FILE_NAME
 from fsmis.errors import UserError
-from fsmis.files.checksum import sha256
-from fsmis.files.names import counted
+from fsmis.files import counted, sha256
 
 
 @dataclass

@@ -17,7 +17,7 @@ from data_prep.nifti_pairs import complete_pair, find_pairs, refuse_constant, re
 from data_prep.source import PreparedScan, Source
 from fsmis.data.expectation import CT_RANGE
 from fsmis.data.geometry import AxialVolume
-from fsmis.data.pair import read_pair
+from fsmis.data.nifti import read_pair
 from fsmis.errors import UserError
 
 IMAGE = re.compile(r"img(\d{4})\.nii(?:\.gz)?")

@@ -15,13 +15,12 @@ from rich.table import Table
 from data_prep.cli import load_source
 from data_prep.own_dataset import dataset_of, own_yaml, without_yaml
 from data_prep.source import Source
-from fsmis.cli import SOME_FAILED, command_line
+from fsmis.cli import SOME_FAILED, command_line, console, errors
+from fsmis.data.dataset import FILE_NAME, Dataset
 from fsmis.data.manifest import Manifest
 from fsmis.data.verify import Finding, check_manifest, check_organs, check_scan
-from fsmis.datasets import FILE_NAME, Dataset
 from fsmis.errors import UserError
-from fsmis.files.atomic import write_atomic
-from fsmis.runs.display import console, errors
+from fsmis.files import write_atomic
 
 SOURCES = {"chaos_mri": "chaos", "synapse_ct": "synapse", "cmr": "cmr"}  # in conf/data_prep
 
@@ -118,7 +117,7 @@ def _tell(dataset: Dataset, path: Path | None) -> None:
         write_atomic(path, yaml.encode())
     console.print(
         f"a dataset of its own (--dataset says otherwise: {', '.join(SOURCES)}); as {where}, with "
-        f"the organs' names, `python -m fsmis.run dataset={name}` runs on it:\n"
+        f"the organs' names, `python -m fsmis run dataset={name}` runs on it:\n"
     )
     console.print(yaml, markup=False, highlight=False, soft_wrap=True)
 

@@ -7,17 +7,57 @@ Writes ``ablation_<NAME>_<dataset>``; ``conf/experiment/ablation_<NAME>.yaml`` p
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from fsmis.cli import command_line
-from fsmis.reporting.paper import protocols
-from fsmis.reporting.paper.diagrams import curve, dots, groups, lines
-from fsmis.reporting.paper.planned import PlannedRun
-from fsmis.reporting.paper.rows import Rows
-from fsmis.reporting.paper.table import Names, find, requested, swept, write_rows
+from fsmis.reporting.paper_charts import curve, dots, groups, lines
+from fsmis.reporting.paper_rows import Rows
+from fsmis.reporting.paper_table import (
+    Found,
+    Names,
+    Request,
+    find,
+    requested,
+    swept,
+    write,
+    write_rows,
+)
+from fsmis.reporting.planned import PlannedRun
+from fsmis.reporting.tables import MEAN
+
+HEADERS = {
+    "protocol": "folds",
+    "protocol.n_parts": "labelled slices",
+    "protocol.query_slices": "scored slices",
+}
+RANGE_NOTE = "*: partial. Range: highest less lowest mean of the complete runs of a method."
+
+
+def methods_by_protocol(rows: Rows) -> pd.DataFrame:
+    """Mean Dice as text, a row for each protocol and their range last, a column for each method."""
+    frame = rows.frame.assign(partial=[row.run.partial for row in rows.rows])
+    star = frame["partial"].map({True: "*", False: ""})
+    frame["text"] = frame[MEAN].map("{:.2f}".format) + star
+    methods = list(dict.fromkeys(frame["method"]))
+    protocol = list(HEADERS.values())
+    table = frame.pivot_table("text", protocol, "method", aggfunc="first", sort=False)
+    complete = frame[~frame["partial"]].groupby("method")[MEAN].agg(["min", "max", "count"])
+    several = complete[complete["count"] > 1]
+    spread = (several["max"] - several["min"]).map("{:.2f}".format)
+    table.loc[("range", "", ""), :] = spread
+    return table[methods].fillna("–").rename_axis(columns=None).reset_index()
+
+
+def write_protocols(request: Request, found: Found, title: str, figure: Figure) -> None:
+    """``write`` of ``methods_by_protocol``."""
+    # other support scans, other slices: a difference is the protocol's, not a method's to test
+    untested = replace(found, rows=Rows(found.rows.rows, reference=None))
+    write(request, untested, title, figure, methods_by_protocol(untested.rows), notes=[RANGE_NOTE])
+
 
 VERSIONS = {"sam2": "SAM2", "sam2.1": "SAM2.1"}
 OWN = "sam2_mini"  # SAM2's architecture, trained by this project
@@ -79,8 +119,8 @@ ABLATIONS = {
     "protocol": Ablation(
         "How much the protocol alone moves each method: mean Dice",
         partial(groups, along="protocol", group="method"),
-        protocols.HEADERS,
-        write=protocols.write_protocols,
+        HEADERS,
+        write=write_protocols,
     ),
 }
 

@@ -29,16 +29,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 from scipy.stats import spearmanr
 
-from fsmis.cli import CONF_DIR, command_line
-from fsmis.files.atomic import write_atomic
-from fsmis.matchers.base import Matcher
-from fsmis.matching import nearest
+from fsmis.cli import CONF_DIR, command_line, console
+from fsmis.data.protocol import Episode, truth
+from fsmis.files import write_atomic
 from fsmis.methods.augment_match_prompt import served_slices
-from fsmis.prompting import Prompts, segment_prompted
-from fsmis.protocol import Episode, truth
-from fsmis.runs.display import console
+from fsmis.pipeline.matching import Matcher, nearest
+from fsmis.pipeline.prompting import Prompts, segment_prompted
+from fsmis.pipeline.support_set import SupportSetConstruction
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.support_set import SupportSetConstruction
 
 MATCHERS = ("encoder_features", "ssim", "ncc", "psnr")  # those that need no download
 

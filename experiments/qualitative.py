@@ -8,26 +8,129 @@ which the method under study is worst, median and best, each in the slice that s
 """
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from hydra.utils import instantiate
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from fsmis.cli import command_line
-from fsmis.datasets import Dataset
+from fsmis.data.dataset import Dataset, Scan
+from fsmis.data.nifti import read_volume
 from fsmis.errors import UserError
-from fsmis.reporting.paper.files import write_figures, write_table
-from fsmis.reporting.paper.planned import Experiment
-from fsmis.reporting.paper.qualitative import (
-    SAVED,
-    answered_by_all,
-    draw,
-    extremes,
-    name_of,
-    prediction,
-    row_of,
-)
-from fsmis.reporting.paper.table import requested, say_what_is_missing
-from fsmis.runs import display
+from fsmis.reporting import display
+from fsmis.reporting.overlay import fill, organ_colours, show
+from fsmis.reporting.paper_table import requested, say_what_is_missing
+from fsmis.reporting.planned import Experiment, PlannedRun, write_figures, write_table
+from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.statistics import ranked
+from fsmis.runs.records import Cell
+
+SAVED = "save_predictions=true"
+OPACITY = 0.55
+SIDE = 1.8  # of a slice in the figure, inch
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row of the figure.
+
+    Attributes:
+        rank: ``worst``, ``median`` or ``best``.
+        scan: the query scan with its label.
+        z: the slice shown.
+        predictions: uint8 [H, W] label ids of that slice, by method.
+        dice: percent, mean over the organs of the scan, by method.
+    """
+
+    rank: str
+    scan: Scan
+    z: int
+    predictions: dict[str, np.ndarray]
+    dice: dict[str, float]
+
+
+def prediction(run: StoredRun, cell: Cell) -> Path:
+    """Where a run keeps what it answered."""
+    return run.folder.path / f"predictions/{cell.name}.nii.gz"
+
+
+def name_of(run: PlannedRun) -> str:
+    """Its method, and what else the user sweeps."""
+    others = [value for key, value in run.values.items() if key != "method"]
+    return ", ".join([run.method, *others])
+
+
+def extremes(run: StoredRun, cells: Sequence[Cell]) -> dict[str, Cell]:
+    """The worst, the median and the best of some scans, fewer where there are not three."""
+    ascending = [cell for key in ranked(run.scores).index if (cell := Cell(*key)) in cells]
+    last = len(ascending) - 1
+    places = {"worst": 0, "best": last, "median": last // 2}
+    first = {place: rank for rank, place in reversed(places.items())}  # worst and best go before
+    return {first[place]: ascending[place] for place in sorted(first)}
+
+
+def fullest_slice(scan: Scan, organs: dict[str, int]) -> int:
+    """The slice that shows most organs, of these the one with most of their pixels."""
+    assert scan.label is not None
+    areas = np.stack([(scan.label == value).sum(axis=(1, 2)) for value in organs.values()])
+    return int(np.lexsort((areas.sum(axis=0), (areas > 0).sum(axis=0)))[-1])
+
+
+def answered_by_all(runs: Sequence[StoredRun]) -> list[Cell]:
+    """The scans that all runs have scored, with their predictions kept.
+
+    Raises:
+        UserError: there is none.
+    """
+    scored = [ranked(run.scores).index for run in runs]
+    cells = [
+        cell
+        for cell in runs[0].plan["cells"]
+        if all(astuple(cell) in found for found in scored)
+        and all(prediction(run, cell).is_file() for run in runs)
+    ]
+    if not cells:
+        paths = ", ".join(str(run.folder.path) for run in runs)
+        raise UserError(f"{paths}: no scan has predictions in all of them; run with {SAVED}")
+    return cells
+
+
+def row_of(rank: str, cell: Cell, runs: dict[str, StoredRun], dataset: Dataset) -> Row:
+    """The row of one scan; ``runs`` by method."""
+    scan = dataset.load(cell.query_scan)
+    z = fullest_slice(scan, dataset.organs)
+    answers = {name: read_volume(prediction(run, cell))[0][z] for name, run in runs.items()}
+    dice = {name: ranked(run.scores)[astuple(cell)] for name, run in runs.items()}
+    return Row(rank, scan, z, answers, dice)
+
+
+def draw(rows: list[Row], organs: dict[str, int]) -> Figure:
+    """A row for each scan: the slice, the truth, what each method answered with its Dice."""
+    methods, colours = list(rows[0].predictions), organ_colours(list(organs))
+    size = (SIDE * (2 + len(methods)), SIDE * len(rows) + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), 2 + len(methods), squeeze=False)
+    for row, line in zip(rows, axes, strict=True):
+        assert row.scan.label is not None
+        for axis in line:
+            show(axis, row.scan.image[row.z])
+        line[0].set_ylabel(f"{row.rank}\nscan {row.scan.id}, slice {row.z}", fontsize=8)
+        labels = [row.scan.label[row.z], *(row.predictions[method] for method in methods)]
+        for axis, label in zip(line[1:], labels, strict=True):
+            for organ, value in organs.items():
+                fill(axis, label == value, colours[organ], OPACITY)
+        for axis, method in zip(line[2:], methods, strict=True):
+            axis.set_xlabel(f"Dice {row.dice[method]:.1f}", fontsize=8)
+    for axis, name in zip(axes[0], ["query slice", "truth", *methods], strict=True):
+        axis.set_title(name, fontsize=8)
+    patches = [Patch(color=colour, label=organ) for organ, colour in colours.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8)
+    return figure
+
 
 EXPERIMENT = "main_results"
 

@@ -18,13 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fsmis.cli import CONF_DIR, command_line
+from fsmis.data.protocol import Episode
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
-from fsmis.organs import with_selected_organs
-from fsmis.overrides import require_replacing
-from fsmis.protocol import Episode
-from fsmis.reporting.overlay import outline, show
-from fsmis.reporting.palette import PREDICTION, PROMPT
-from fsmis.reporting.paper.files import write_figures
+from fsmis.reporting.overlay import PREDICTION, PROMPT, outline, show
+from fsmis.reporting.planned import write_figures
+from fsmis.settings import require_replacing, with_selected_organs
 
 SHOWN = 6  # copies and query slices in the figure
 

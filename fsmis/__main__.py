@@ -3,19 +3,22 @@
 import os
 import sys
 
-from fsmis.suggestions import did_you_mean
+from fsmis.cli import did_you_mean
 
 # subcommand: module, what it does
 COMMANDS = {
     "run": ("fsmis.run", "segment and score the scans of a dataset; -m for a sweep"),
     "segment": ("fsmis.segment", "label a whole new volume from one labelled slice"),
-    "report": ("fsmis.report", "tables, figures and a page of finished runs"),
-    "compare": ("fsmis.compare", "finished runs beside each other and published rows, with tests"),
-    "plan": ("fsmis.plan", "what a run or a sweep will do and cost; runs nothing"),
-    "status": ("fsmis.status", "which scans are done, running, failed or missing"),
-    "doctor": ("fsmis.doctor", "versions, weights, devices and data of this machine"),
-    "phantom": ("fsmis.phantom", "write generated scans, prepared or raw"),
-    "bench": ("fsmis.bench", "measure speed against the public packages"),
+    "report": ("fsmis.tools.report", "tables, figures and a page of finished runs"),
+    "compare": (
+        "fsmis.tools.compare",
+        "finished runs beside each other and published rows, with tests",
+    ),
+    "plan": ("fsmis.tools.plan", "what a run or a sweep will do and cost; runs nothing"),
+    "status": ("fsmis.tools.status", "which scans are done, running, failed or missing"),
+    "doctor": ("fsmis.tools.doctor", "versions, weights, devices and data of this machine"),
+    "phantom": ("fsmis.tools.phantom", "write generated scans, prepared or raw"),
+    "bench": ("fsmis.tools.bench", "measure speed against the public packages"),
     "prepare": ("data_prep", "raw downloads to prepared scans: prepare chaos|cmr|synapse|..."),
     "verify": ("data_prep.verify", "check a folder of prepared scans"),
 }

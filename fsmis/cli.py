@@ -1,19 +1,28 @@
-"""What all command lines share: where the configuration lies and how they end on an error."""
+"""What all commands share: composed settings, one-line errors, exit codes, near words, --help."""
 
 import os
+import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError
+from rich.console import Console
 
 from fsmis.errors import UserError
-from fsmis.suggestions import CONF_DIR as CONF_DIR
-from fsmis.suggestions import explained
+
+FILE_WIDTH = None if sys.stdout.isatty() else 160  # a file or pipe has no width of its own
+console = Console(soft_wrap=True, highlight=False, markup=False, width=FILE_WIDTH)
+errors = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
 
 USER_ERROR, SOME_FAILED = 2, 1  # exit codes; an interrupted command exits with 128 + signal
 
@@ -86,3 +95,150 @@ def _for_user(error: Exception) -> str | None:
 
 def _line(error: object) -> str:
     return " ".join(str(error).split())
+
+
+CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
+CONFIGS = ("config", "segment")  # whose settings a command line may name
+NO_SETTING = re.compile(r"Could not override '([^'@]+)'")
+NO_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
+FULL_KEY = re.compile(r"full_key: ([\w.]+)")
+NO_CHOICE = re.compile(r"Could not find '([^']+)'")
+
+
+def options_of(group: str) -> list[str]:
+    """Names of the options of a group of ``conf/``, in order; none where there is no such group."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` where a known word is near, else nothing."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def explained(message: str) -> str:
+    """What Hydra says of settings that do not exist, in the words of a user of this project.
+
+    Hydra's own advice is to add them with +, which leads to an error further on.
+    """
+    if found := NO_SETTING.search(message):
+        return _no_setting(found[1])
+    if found := NO_ARGUMENT.search(message):
+        where = FULL_KEY.search(message)
+        owner = where[1] if where else ""
+        group = owner.rpartition(".")[2]  # a method holds its support_set, which is set by itself
+        owner = group if (CONF_DIR / group).is_dir() else owner
+        key = f"{owner}.{found[1]}".strip(".")
+        return _no_setting(key)
+    if found := NO_CHOICE.search(message):
+        group, _, choice = found[1].rpartition("/")
+        options = options_of(group)
+        if options and group:
+            near = did_you_mean(choice, options)
+            return f"there is no {group}={choice}{near}; choose one of {', '.join(options)}"
+    return message.split("Config search path:")[0]
+
+
+def _no_setting(key: str) -> str:
+    return f"there is no setting {key}{did_you_mean(key, _known_settings())}; --help lists them"
+
+
+def _known_settings() -> list[str]:
+    """Dotted names of all settings, and of the groups that are chosen."""
+    GlobalHydra.instance().clear()  # the command that failed may have left it composing
+    known = [str(path.relative_to(CONF_DIR)) for path in CONF_DIR.rglob("*") if path.is_dir()]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        for name in CONFIGS:
+            known += _keys(compose(name), "")
+    return known
+
+
+def _keys(node: Any, prefix: str) -> list[str]:
+    keys = []
+    for key in node:
+        name = f"{prefix}{key}"
+        keys.append(name)
+        value = None if OmegaConf.is_interpolation(node, key) else node[key]
+        if isinstance(value, DictConfig):
+            keys += _keys(value, f"{name}.")
+    return keys
+
+
+SKIPPED = ("hydra", "training", "data_prep", "episodic")  # groups that are not chosen in a run
+
+
+def print_help_and_exit(arguments: Sequence[str], command: str, config: str) -> None:
+    """Where ``--help`` or ``-h`` is asked for, print it and end; ``--help GROUP`` tells of a group.
+
+    Args:
+        arguments: of the command line.
+        command: as the user called it.
+        config: name of the command's configuration in ``conf/``.
+    """
+    asked = [i for i, argument in enumerate(arguments) if argument in ("--help", "-h")]
+    if not asked:
+        return
+    groups = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
+    groups = [group for group in groups if group not in SKIPPED]
+    topic = arguments[asked[0] + 1] if len(arguments) > asked[0] + 1 else None
+    if topic is None:
+        print(_overview(command, CONF_DIR / f"{config}.yaml", groups))
+    elif topic in groups:
+        print(_of_group(topic))
+    else:
+        print(
+            f"error: there is no group {topic}{did_you_mean(topic, groups)}; choose one of "
+            f"{', '.join(groups)}",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    raise SystemExit(0)
+
+
+def _overview(command: str, config: Path, groups: list[str]) -> str:
+    lines = [
+        f"usage: {command} [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--config-dir DIR]",
+        "",
+        *_leading_comment(config),
+        "",
+        "groups, and their options:",
+    ]
+    lines += [f"  {group + '=':14} {', '.join(options_of(group))}" for group in groups]
+    lines += ["", f"settings of {config.name} (those of a group: {command} --help GROUP):"]
+    lines += [f"  {line}" for line in _shown_settings(config)]
+    lines += ["", "-m makes a sweep of lists of values; --cfg job prints all settings as composed;"]
+    lines += ["--config-dir DIR adds options of your own; --hydra-help tells of Hydra's flags"]
+    return "\n".join(lines)
+
+
+def _of_group(group: str) -> str:
+    """The first comment of every option, and the settings of those that are not made of others."""
+    parts = []
+    for option in options_of(group):
+        path = CONF_DIR / group / f"{option}.yaml"
+        parts.append(f"{group}={option}")
+        parts += [f"  # {line}" for line in _leading_comment(path)]
+        parts += [f"  {line}" for line in _shown_settings(path)]
+    return "\n".join(parts)
+
+
+def _leading_comment(path: Path) -> list[str]:
+    lines = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            lines.append(line.removeprefix("#").strip())
+    return lines
+
+
+def _shown_settings(path: Path) -> list[str]:
+    """The lines of a YAML that a user may set: no comments on their own, no defaults, no Hydra."""
+    lines, block = [], ""
+    for line in path.read_text().splitlines():
+        if line and not line[0].isspace() and not line.startswith(("#", "-")):
+            block = line.split(":")[0]
+        told = line.strip() and not line.lstrip().startswith(("#", "_target_"))
+        if told and block not in ("defaults", "hydra"):
+            lines.append(line)
+    return lines

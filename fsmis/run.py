@@ -1,4 +1,4 @@
-"""Run a method over the scans of a dataset: ``python -m fsmis.run [-m] key=value ...``.
+"""Run a method over the scans of a dataset: ``python -m fsmis run [-m] key=value ...``.
 
 Every query scan is recorded when it is done, so the same command resumes a run that was stopped.
 Exit code 0: all requested scans are scored; 1: some failed; 2: bad input or settings.
@@ -16,29 +16,37 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from fsmis.cli import CONF_DIR, SOME_FAILED, USER_ERROR, Interrupted, command_line, interruptible
-from fsmis.data.notes import notes_on
+from fsmis.cli import (
+    CONF_DIR,
+    SOME_FAILED,
+    USER_ERROR,
+    Interrupted,
+    command_line,
+    interruptible,
+    print_help_and_exit,
+)
+from fsmis.data.dataset import Dataset
+from fsmis.data.intensities import notes_on
+from fsmis.data.protocol import Protocol
 from fsmis.data.verify import verify_once
-from fsmis.datasets import Dataset
 from fsmis.errors import ScanError, UserError
-from fsmis.files.names import require_name
-from fsmis.organs import with_selected_organs
-from fsmis.overrides import require_replacing
-from fsmis.protocol import Protocol
-from fsmis.reporting import figures
+from fsmis.files import author, beating, require_name
+from fsmis.reporting import display, figures, tracking
 from fsmis.reporting.tables import write_summary
-from fsmis.runs import display, tracking
+from fsmis.reporting.tracking import write_training
 from fsmis.runs.evaluation import Evaluation, Segmented
-from fsmis.runs.heartbeat import author, beating
 from fsmis.runs.provenance import code_version, now, provenance
 from fsmis.runs.records import Cell, RunFolder, require_writable
-from fsmis.runs.shard import share
-from fsmis.runs.sweep import killed_jobs
-from fsmis.runs.threads import limit_threads
-from fsmis.runs.training_curve import write_training
+from fsmis.runs.sweep import killed_jobs, share
 from fsmis.runs.variant import identity, news, variant_hash, weights_of
-from fsmis.settings import RunSettings, converted, require_at_least
-from fsmis.settings_help import print_help_and_exit
+from fsmis.segmenters.device import limit_threads
+from fsmis.settings import (
+    RunSettings,
+    converted,
+    require_at_least,
+    require_replacing,
+    with_selected_organs,
+)
 
 
 class Run:
@@ -271,7 +279,7 @@ def main(cfg: DictConfig) -> str | None:
 
 def command() -> None:
     """The command line: ``main``, and one line for what Hydra itself refuses."""
-    print_help_and_exit(sys.argv[1:], "python -m fsmis.run", "config")
+    print_help_and_exit(sys.argv[1:], "python -m fsmis run", "config")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors and does not print
     with command_line(), killed_jobs():
         main()

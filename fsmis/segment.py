@@ -1,6 +1,6 @@
 """Label a whole new volume from one labelled slice.
 
-    python -m fsmis.segment --support-image s.nii.gz --support-mask m.nii.gz \
+    python -m fsmis segment --support-image s.nii.gz --support-mask m.nii.gz \
         --query q.nii.gz --output out.nii.gz [method=registration] [support_set.count=8]
 
 Support and query may differ in orientation, voxel size, field of view and number of slices. The
@@ -19,20 +19,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from scipy.ndimage import label
 
-from fsmis.cli import CONF_DIR, command_line
+from fsmis.cli import CONF_DIR, command_line, console, errors
+from fsmis.data.dataset import Scan, require_percentiles
 from fsmis.data.geometry import AxialVolume, CommonGrid
-from fsmis.data.intensities import Intensities, is_ct, window_of
+from fsmis.data.intensities import Intensities, is_ct, notes_on, window_of
 from fsmis.data.labelled_slice import LabelledSlice, read_axial, read_labelled_slice
 from fsmis.data.nifti import write_volume
-from fsmis.data.notes import notes_on
-from fsmis.datasets import Scan, require_percentiles
+from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.methods.base import Method
-from fsmis.overrides import require_replacing
-from fsmis.protocol import Episode, OrganTask
-from fsmis.reporting.preview import draw_preview
-from fsmis.runs.display import console, errors
-from fsmis.settings import SegmentSettings, converted, require_at_least
+from fsmis.reporting.figures import draw_preview
+from fsmis.settings import SegmentSettings, converted, require_at_least, require_replacing
 
 TILT_DEG = 0.5  # axes that are off a right angle by less are taken for straight
 
@@ -168,7 +165,7 @@ def _of_several_parts(episode: Episode) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m fsmis.segment",
+        prog="python -m fsmis segment",
         description="Label a whole new volume from one labelled slice. The output lies on the "
         "query's own voxels and has the label values of the mask; where labels overlap, the one "
         "with the smaller area in the labelled slice stands. Slices are axial, whatever the "

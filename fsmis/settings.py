@@ -1,14 +1,15 @@
-"""The settings that commands read themselves, with their types; conf/ has values and meanings.
+"""Settings of commands: their types, what a command line may replace, the organs selected."""
 
-The other settings are arguments of constructors, which check them.
-"""
-
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
+from fsmis.cli import did_you_mean
 from fsmis.errors import UserError
 
 
@@ -84,3 +85,88 @@ def require_at_least(lowest: int, **values: int) -> None:
     for name, value in values.items():
         if value < lowest:
             raise UserError(f"{name}={value}: choose {lowest} or more")
+
+
+TARGET = "_target_"
+
+
+def require_replacing(overrides: Sequence[str], cfg: DictConfig) -> None:
+    """Refuse ``dataset.organs={liver:1}``: Hydra merges it, and the other organs stay.
+
+    Settings of a class, as in ``method.volume_pass={reach:0}``, may be given in part. A mapping
+    that is an argument of one has names or label ids for keys, and is given as a whole.
+
+    Args:
+        overrides: as on the command line.
+        cfg: what they have led to.
+
+    Raises:
+        UserError: one of them leaves keys of such a mapping that it does not name.
+    """
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key, value = override.key_or_group, override.value()
+        if override.is_add() or not isinstance(value, dict):
+            continue
+        parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
+        for mapping, left in _left(OmegaConf.select(cfg, key), value, key, _is_class(parent)):
+            advice = f"in place of all: '~{mapping}' '+{mapping}={{...}}'"
+            if mapping == "dataset.organs":
+                advice = f"to score some of them: organs=[{','.join(map(str, value))}]; {advice}"
+            raise UserError(
+                f"{override.input_line}: Hydra adds a mapping to the one that is there, so "
+                f"{', '.join(left)} would stay; {advice}"
+            )
+
+
+def _left(
+    node: Any, value: dict[Any, Any], key: str, is_argument: bool
+) -> Iterator[tuple[str, list[str]]]:
+    """Mappings that ``value`` was merged into, and the keys in each that it does not name."""
+    if not isinstance(node, DictConfig):
+        return
+    named = {str(name) for name in value}
+    left = [str(name) for name in node if str(name) not in named]
+    if is_argument and left and not _is_class(node):
+        yield key, left
+    for name, item in value.items():
+        if isinstance(item, dict) and name in node:
+            yield from _left(node[name], item, f"{key}.{name}", _is_class(node))
+
+
+def _is_class(node: Any) -> bool:
+    return isinstance(node, DictConfig) and TARGET in node
+
+
+def with_selected_organs(cfg: DictConfig) -> DictConfig:
+    """The configuration with a dataset of the selected organs alone.
+
+    A run of a selection is thus one of a dataset that has no other organs; the labels of the others
+    stay valid, and are not scored. The same once more changes nothing.
+
+    Args:
+        cfg: with ``organs``, names or null for all, and ``dataset``, whose ``organs`` has them all.
+
+    Raises:
+        UserError: one is no organ of the dataset, is named twice, or there is none.
+    """
+    selected = cfg.get("organs")
+    if selected is None:
+        return cfg
+    dataset = cfg.dataset
+    known = dict(dataset.organs)
+    unknown = [organ for organ in selected if organ not in known]
+    if unknown or not selected or len(set(selected)) < len(selected):
+        near = "".join(did_you_mean(str(organ), map(str, known)) for organ in unknown[:1])
+        raise UserError(
+            f"organs=[{','.join(map(str, selected))}]: give some of {', '.join(map(str, known))}, "
+            f"each once, which are those of {dataset.name}, or null for all{near}"
+        )
+    others = {value for organ, value in known.items() if organ not in selected}
+    unscored = others | set(dataset.get("unscored_labels") or [])
+    changed = deepcopy(cfg)
+    for key, value in (
+        ("organs", {organ: known[organ] for organ in known if organ in selected}),
+        ("unscored_labels", sorted(unscored)),
+    ):
+        OmegaConf.update(changed, f"dataset.{key}", value, merge=False, force_add=True)
+    return changed

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,11 @@ def _plain(item: Any) -> Any:
         parts = [(name, _plain(value)) for name, value in ast.iter_fields(item)]
         return [type(item).__name__, *(part for part in parts if part[1] not in (None, []))]
     return item
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed package; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -9,8 +9,7 @@ import pytest
 
 from data_prep.cli import load_source
 from data_prep.prepare import prepare
-from fsmis.phantom import write_phantom
-from fsmis.phantom.raw import write_raw
+from fsmis.tools.phantom import write_phantom, write_raw
 
 # runs of tests leave no record but where a test is about it
 os.environ["WANDB_MODE"] = "disabled"

@@ -1,7 +1,7 @@
 """A method and a training that stop at a gate, so that tests can meet a process half-way.
 
 A gate is a named pipe ``gate`` in a folder. The classes are named in settings of
-``python -m fsmis.run``.
+``python -m fsmis run``.
 """
 
 import os
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fsmis.episodic.training import Schedule
-from fsmis.methods.copy_mask import CopyMask
-from fsmis.protocol import Episode
+from fsmis.data.protocol import Episode
+from fsmis.methods.registration import CopyMask
+from fsmis.methods.trained.fold import Schedule
 
 HERE = Path(__file__).resolve().parent
 PATHS = os.pathsep.join([str(HERE), str(HERE.parent)])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fsmis.__main__ import COMMANDS
-from fsmis.suggestions import did_you_mean
+from fsmis.cli import did_you_mean
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -50,7 +50,7 @@ def test_help_of_a_run_is_short_and_says_what_each_setting_does():
 
 
 def test_the_doctor_explains_himself_before_he_looks():
-    done = ask("fsmis.doctor", "--help")
+    done = ask("fsmis.tools.doctor", "--help")
     assert done.returncode == 0 and "usage" in done.stdout and "torch" not in done.stdout
 
 
@@ -76,9 +76,9 @@ def test_mistyped_words_are_met_with_the_right_one(argument, meant, phantom_root
 def test_a_plan_knows_options_of_ones_own(tmp_path, phantom_root):
     folder = tmp_path / "method"
     folder.mkdir()
-    (folder / "mine.yaml").write_text("_target_: fsmis.methods.copy_mask.CopyMask\n")
+    (folder / "mine.yaml").write_text("_target_: fsmis.methods.registration.CopyMask\n")
     data = ["dataset=phantom", f"dataset.root={phantom_root}", f"results_dir={tmp_path}/runs"]
-    done = ask("fsmis.plan", *data, "method=mine", "--config-dir", str(tmp_path))
+    done = ask("fsmis.tools.plan", *data, "method=mine", "--config-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "scans" in done.stdout
 

@@ -31,7 +31,7 @@ def test_every_choice_composes(choice):
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_value_of_an_experiment_composes(path):
     command = path.read_text().splitlines()[1]
-    assert command.startswith(f"# python -m fsmis.run -m experiment={path.stem} ")
+    assert command.startswith(f"# python -m fsmis run -m experiment={path.stem} ")
     for key, values in (composed(f"experiment={path.stem}").hydra.sweeper.params or {}).items():
         for value in str(values).split(","):
             composed(f"experiment={path.stem}", f"{key}={value}")

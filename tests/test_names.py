@@ -10,13 +10,13 @@ from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from test_run import copy_mask, run_here
+from tests.test_run import copy_mask, run_here
 
 from fsmis.cli import CONF_DIR
 from fsmis.data.manifest import Manifest
 from fsmis.errors import UserError
-from fsmis.files.names import LONGEST, require_name
-from fsmis.reporting.paper.table import requested
+from fsmis.files import LONGEST, require_name
+from fsmis.reporting.paper_table import requested
 from fsmis.runs.records import Cell, RunFolder
 
 GOOD = ["chaos_mri", "LV-BP", "left kidney", "2D", "Leber (re.)", "pat01", "a", "größer", "x" * 100]

@@ -7,8 +7,8 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from fsmis.datasets import Dataset
-from fsmis.protocol import Protocol
+from fsmis.data.dataset import Dataset
+from fsmis.data.protocol import Protocol
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 CONF = Path(__file__).parents[1] / "conf"

@@ -15,16 +15,16 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from gated import stopped_at_gate
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from fsmis.cli import CONF_DIR
 from fsmis.data.nifti import read_volume, write_volume
-from fsmis.methods.copy_mask import CopyMask
+from fsmis.methods.registration import CopyMask
 from fsmis.run import command as command_of_run
 from fsmis.run import execute
 from fsmis.runs.records import COLUMNS
+from tests.gated import stopped_at_gate
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 FILES = ["figures=worst", "worst_figures=1", "save_predictions=true"]

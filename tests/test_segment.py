@@ -14,8 +14,8 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from fsmis.data.geometry import AxialVolume, CommonGrid
 from fsmis.data.intensities import Intensities
-from fsmis.phantom import generate
 from fsmis.segment import main
+from fsmis.tools.phantom import generate
 
 REPOSITORY = Path(__file__).parents[1]
 COPY = "method=copy_mask"
@@ -414,7 +414,7 @@ def test_exhausted_gpu_is_said_in_one_line(files, capsys, monkeypatch):
     def exhausted(*_):
         raise RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB")
 
-    monkeypatch.setattr("fsmis.methods.copy_mask.CopyMask.segment", exhausted)
+    monkeypatch.setattr("fsmis.methods.registration.CopyMask.segment", exhausted)
     message = refused(arguments(files, COPY), capsys)
     assert "CUDA out of memory" in message and "device=cpu" in message
     assert not files["output"].exists()

@@ -10,7 +10,7 @@ import pytest
 from fsmis import source
 from fsmis.errors import UserError
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
-from fsmis.methods.copy_mask import CopyMask
+from fsmis.methods.registration import CopyMask
 from fsmis.source import source_hash
 
 MAIN = """
@@ -155,5 +155,5 @@ def test_a_method_reaches_its_steps_and_not_the_report() -> None:
 
 
 def test_a_class_and_its_name_are_the_same() -> None:
-    assert source_hash(CopyMask) == source_hash("fsmis.methods.copy_mask.CopyMask")
+    assert source_hash(CopyMask) == source_hash("fsmis.methods.registration.CopyMask")
     assert source_hash(CopyMask) != source_hash(AugmentMatchPrompt)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from fsmis.data.dataset import scale_intensities
 from fsmis.data.geometry import AxialVolume
 from fsmis.data.labelled_slice import LabelledSlice
-from fsmis.datasets import scale_intensities
 
 AIR_HU = -200  # below it lies more than a thousandth of any CT, and of nothing else
 AROUND_MM = 20  # what lies as near to a label counts as its surroundings
@@ -51,3 +51,27 @@ def window_of(support: LabelledSlice) -> tuple[float, float]:
     low, high = np.percentile(pixels[near], KEPT)
     margin = MARGIN * max(high - low, 1.0)
     return float(np.floor(low - margin)), float(np.ceil(high + margin))
+
+
+FLAT = 0.98  # share of voxels of one value from which a volume counts as nearly constant
+
+
+def notes_on(name: str, pixels: np.ndarray) -> list[str]:
+    """Remarks on a volume ``[Z, H, W]`` that is constant, nearly so, or has empty slices.
+
+    Empty slices hold one value: padding, or where a scanner wrote nothing.
+    """
+    if pixels.min() == pixels.max():
+        return [f"{name}: every voxel has the value {pixels.flat[0]:g}; nothing can be found in it"]
+    remarks = []
+    usual = np.partition(pixels, pixels.size // 2, axis=None)[pixels.size // 2]
+    share = np.count_nonzero(pixels == usual) / pixels.size
+    if share >= FLAT:  # above one half, the usual value can be no other
+        remarks.append(
+            f"{name}: nearly constant, {100 * share:.1f} % of its voxels have the value {usual:g}"
+        )
+    flat = pixels.reshape(len(pixels), -1)
+    empty = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
+    if len(empty):
+        remarks.append(f"{name}: {len(empty)} of {len(pixels)} slices are empty, of one value each")
+    return remarks

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fsmis.errors import UserError
-from fsmis.files.atomic import write_atomic
-from fsmis.files.checksum import sha256
-from fsmis.files.names import counted, require_name
+from fsmis.files import counted, require_name, sha256, write_atomic
 
 NAME = "manifest.json"
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from nibabel.orientations import aff2axcodes
 
+from fsmis.cli import console
+from fsmis.data.dataset import Dataset
 from fsmis.data.expectation import organ_volumes
 from fsmis.data.manifest import NAME, Manifest
-from fsmis.datasets import Dataset
 from fsmis.errors import UserError
-from fsmis.files.atomic import write_atomic
-from fsmis.files.checksum import sha256
-from fsmis.runs.display import console
+from fsmis.files import sha256, write_atomic
 
 CHECKS = 1  # raised when they change, so that folders are checked anew
 

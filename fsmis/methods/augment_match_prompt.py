@@ -9,22 +9,19 @@ from functools import partial
 
 import numpy as np
 
+from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.matchers.base import Matcher
-from fsmis.matching import match
-from fsmis.methods.base import Match
 from fsmis.methods.prompted import PromptedMethod
-from fsmis.prompting import Prompts, Segment, by_organ, segment_prompted
-from fsmis.protocol import Episode
+from fsmis.pipeline.extent import Extent
+from fsmis.pipeline.matching import Match, Matcher, match
+from fsmis.pipeline.prompting import Prompts, Segment, by_organ, mirror, segment_prompted, with_flip
+from fsmis.pipeline.scale_search import ScaleSearch
+from fsmis.pipeline.support_set import SupportSet, SupportSetConstruction
+from fsmis.pipeline.volume_pass import VolumePass
+from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters.answer import Answer
 from fsmis.segmenters.features import Features
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.support_set import SupportSet, SupportSetConstruction
-from fsmis.test_time.extent import Extent
-from fsmis.test_time.flip import mirror, with_flip
-from fsmis.test_time.scale_search import ScaleSearch
-from fsmis.test_time.volume_pass import VolumePass
-from fsmis.test_time.zoom import Zoom
 
 
 @dataclass

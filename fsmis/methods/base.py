@@ -2,24 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
-from fsmis.protocol import Episode
-from fsmis.training_scans import TrainingScans
-
-
-@dataclass(frozen=True, eq=False)
-class Match:
-    """What a query slice was segmented from: an image float32 [H, W] in [0, 1], a mask bool [H, W]
-    on it, and how many such pairs prompted it together, of which this is the nearest."""
-
-    image: np.ndarray
-    mask: np.ndarray
-    of: int = 1
+from fsmis.data.protocol import Episode
+from fsmis.data.training_scans import TrainingScans
+from fsmis.pipeline.matching import Match
 
 
 class Method(ABC):

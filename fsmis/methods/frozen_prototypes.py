@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.features.encoded_episode import EncodedEpisode, support_of_each_slice
-from fsmis.features.prototypes import on_grid
 from fsmis.methods.base import Method
-from fsmis.protocol import Episode
+from fsmis.pipeline.prompting import EncodedEpisode, support_of_each_slice
+from fsmis.segmenters.features import alpnet_logits, on_grid, panet_logits
 from fsmis.segmenters.sam2 import Sam2
 
 
@@ -66,3 +66,37 @@ class FrozenPrototypes(Method):
                 f"-{len(levels)} to {len(levels) - 1}"
             )
         return levels[self.level].float()
+
+
+class ALPNetFrozen(FrozenPrototypes):
+    """Adaptive local prototypes (Ouyang et al., SSL-ALPNet, ECCV 2020).
+
+    Args:
+        segmenter, level: see :class:`FrozenPrototypes`.
+        window: side of the windows that give a local prototype each, in cells of the level.
+        threshold: part of a window that a class must cover for its prototype to count.
+
+    Raises:
+        UserError: a setting out of its range.
+    """
+
+    def __init__(self, segmenter: Sam2, level: int, window: int, threshold: float) -> None:
+        super().__init__(segmenter, level)
+        if not isinstance(window, int) or window < 1:
+            raise UserError(f"method.window={window}: must be a whole number, 1 or more")
+        if not 0 <= threshold < 1:
+            raise UserError(f"method.threshold={threshold}: must be in [0, 1)")
+        self.window = window
+        self.threshold = threshold
+
+    def logits(self, support: Tensor, foreground: Tensor, query: Tensor) -> Tensor:
+        """See ``FrozenPrototypes.logits``."""
+        return alpnet_logits(support, foreground, query, self.window, self.threshold)
+
+
+class PANetFrozen(FrozenPrototypes):
+    """One prototype a class (Wang et al., PANet, ICCV 2019), see :class:`FrozenPrototypes`."""
+
+    def logits(self, support: Tensor, foreground: Tensor, query: Tensor) -> Tensor:
+        """See ``FrozenPrototypes.logits``."""
+        return panet_logits(support, foreground, query)

@@ -4,17 +4,15 @@ from abc import abstractmethod
 
 import numpy as np
 
-from fsmis.batches import batches
+from fsmis.data.protocol import Episode
 from fsmis.methods.base import Method
-from fsmis.prompting import Prompts
-from fsmis.protocol import Episode
-from fsmis.segmenters.answer import Answer
-from fsmis.segmenters.features import Features
+from fsmis.pipeline.extent import Extent, likeness
+from fsmis.pipeline.prompting import Prompts
+from fsmis.pipeline.scale_search import ScaleSearch
+from fsmis.pipeline.zoom import Zoom
+from fsmis.segmenters.answer import Answer, largest_component
+from fsmis.segmenters.features import Features, batches
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.test_time.extent import Extent, likeness
-from fsmis.test_time.largest_component import largest_component
-from fsmis.test_time.scale_search import ScaleSearch
-from fsmis.test_time.zoom import Zoom
 
 
 class PromptedMethod(Method):

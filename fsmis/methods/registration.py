@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
+from skimage.transform import resize
 
+from fsmis.data.protocol import Episode
 from fsmis.methods.base import Method
-from fsmis.protocol import Episode
 
 log = logging.getLogger(__name__)
 
@@ -161,3 +162,22 @@ def _centred(image: sitk.Image, spacing: Sequence[float]) -> sitk.Image:
 def _require_finite(values: Sequence[float] | np.ndarray) -> None:
     if not np.isfinite(values).all():
         raise FloatingPointError("the transform is not finite")
+
+
+class CopyMask(Method):
+    """Answer every query slice with the support mask of its part.
+
+    Where the query's slices differ in size, the mask is resized to them (nearest neighbour).
+    """
+
+    def segment(self, episode: Episode) -> dict[str, np.ndarray]:
+        """See ``Method.segment``."""
+        size = episode.query.image.shape[1:]
+        return {
+            organ: np.stack([_fitted(mask, size) for mask in task.support_masks])[task.part]
+            for organ, task in episode.organs.items()
+        }
+
+
+def _fitted(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    return mask if mask.shape == size else resize(mask, size, order=0)

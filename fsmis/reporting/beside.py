@@ -155,7 +155,7 @@ def beside(
     if len(shown) < len(entries):
         notes.append(
             f"{len(shown)} of {len(entries)} published rows: one for each method and setting, none "
-            "that looks mistaken. python -m fsmis.compare --setting all --all-rows shows all."
+            "that looks mistaken. python -m fsmis compare --setting all --all-rows shows all."
         )
     asked = "all settings" if setting is None else f"setting {setting}"
     return Beside(f"{dataset} beside published rows, {asked}", table, notes, setting)

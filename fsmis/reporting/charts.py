@@ -8,8 +8,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fsmis.reporting.overlay import FAINT, MARKERS, STYLE
 from fsmis.reporting.overview import labels
-from fsmis.reporting.palette import FAINT, MARKERS, STYLE
 
 # What the horizontal axis of a setting says; the others go by their name.
 AXES = {

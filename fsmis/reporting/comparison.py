@@ -1,5 +1,6 @@
 """Runs on the same scans under the same protocol, each against a main one."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from fsmis.reporting.statistics import (
     patient_means,
     smallest_p,
 )
-from fsmis.reporting.tables import MEAN, PAIRED
+from fsmis.reporting.tables import MEAN, MEASURES, PAIRED
 
 MAIN = "augment_match_prompt"  # the method that this project is about
 TEST = (
@@ -233,3 +234,50 @@ def _difference(main: pd.DataFrame, own: pd.DataFrame) -> dict[str, float]:
 
 def _columns(dice: pd.DataFrame, organ: str) -> pd.DataFrame:
     return dice if organ == MEAN else dice.reindex(columns=[organ])
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """The differences that a page tells.
+
+    Attributes:
+        by_measure: columns as ``comparison.against`` has them, by measure; index: position of the
+            run, those alone that are compared with a main one.
+        notes: what is tested and what is not, by dataset.
+    """
+
+    by_measure: dict[str, pd.DataFrame]
+    notes: dict[str, list[str]]
+
+
+def paired_tests(runs: list[StoredRun], names: pd.Series, main: str | None) -> Tested:
+    """Test every run that has a main one beside it.
+
+    Args:
+        runs: of any datasets and protocols.
+        names: of the runs, by their position.
+        main: method or variant of the main runs that the user has named; None for
+            ``comparison.MAIN``.
+
+    Raises:
+        UserError: several runs of a group are of the method that was asked for.
+    """
+    notes: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[pd.DataFrame]] = {measure: [] for measure in MEASURES}
+    for group in grouped(runs):
+        if len(group.runs) == 1:
+            continue
+        positions = [runs.index(run) for run in group.runs]
+        wanted = main or MAIN
+        chosen = group.main(wanted, asked=main is not None)
+        said = how_tested(group, chosen, wanted, dict(enumerate(names[positions])))
+        if chosen is not None:
+            for measure in MEASURES:
+                tested = against(group, chosen, measure)
+                found[measure].append(tested.set_axis([positions[i] for i in tested.index]))
+            said += few_pairs(found["dice"][-1])
+        notes[group.dataset] += [f"{group.protocol}, {group.data}. {' '.join(said)}"]
+    nothing = pd.DataFrame(columns=["difference", "pairs", "p", "p_holm"], dtype=float)
+    return Tested(
+        {name: pd.concat(parts) if parts else nothing for name, parts in found.items()}, notes
+    )

@@ -5,9 +5,10 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from fsmis.source import package_version
 
 PACKAGES = [
     *("fsmis", "torch", "torchvision", "sam2", "lpips", "numpy", "scipy", "scikit-image", "medpy"),
@@ -40,14 +41,6 @@ def provenance(seed: int, weights: dict[str, str], data: str) -> dict[str, Any]:
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def package_version(name: str) -> str | None:
-    """Version of an installed package; None where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def git_state() -> dict[str, Any] | None:

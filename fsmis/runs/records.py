@@ -19,10 +19,8 @@ from typing import Any
 import pandas as pd
 
 from fsmis.errors import UserError
-from fsmis.files.atomic import write_atomic
-from fsmis.files.names import LONGEST, require_name
+from fsmis.files import LONGEST, author, require_name, write_atomic
 from fsmis.runs.cell_record import CHECKSUM, ROW, TEXT, record_problem, sealed, value_problem
-from fsmis.runs.heartbeat import author
 
 COLUMNS = list(ROW)
 PLAN = [

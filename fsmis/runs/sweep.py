@@ -2,24 +2,31 @@
 
 import atexit
 import json
+import re
 import shutil
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
-from fsmis.cli import SOME_FAILED, command_line
+from fsmis.cli import CONF_DIR, SOME_FAILED, command_line
 from fsmis.errors import UserError
-from fsmis.files.atomic import write_atomic
-from fsmis.runs.records import read_json, require_writable
+from fsmis.files import write_atomic
+from fsmis.runs.records import Cell, read_json, require_writable
+from fsmis.settings import require_replacing
 
 # conf/hydra/launcher has files of the same names as the plugins' own, to which they are held
 warnings.filterwarnings(
@@ -129,3 +136,109 @@ def require_installed(target: str) -> None:
             "hydra/launcher=submitit_slurm needs Slurm, and no srun is found here; run it where "
             "sbatch works, or choose submitit_local"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run of a sweep, or the only one.
+
+    Attributes:
+        shared: overrides of all runs of the sweep, as on the command line.
+        values: its value of each key that the command line or its experiment sweeps.
+        cfg: its configuration.
+        choices: name of the choice in each group.
+    """
+
+    shared: list[str]
+    values: dict[str, str]
+    cfg: DictConfig
+    choices: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """Its values, as on the command line; empty for a single run."""
+        return " ".join(f"{key}={value}" for key, value in self.values.items())
+
+
+def compose_jobs(overrides: list[str], multirun: bool) -> list[Job]:
+    """The jobs of a command line, in the order in which Hydra starts them.
+
+    Raises:
+        HydraException: an override that Hydra refuses.
+        UserError: a sweep without any job, or a mapping that would not replace the one there.
+    """
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        if not multirun:
+            return [_job(overrides, [])]
+        last = {_key(override): override for override in overrides}  # the last one counts
+        several = sweeps(last.values())
+        single = [override for override in last.values() if override not in several]
+        base = compose("config", single, return_hydra_config=True)  # an experiment may sweep more
+        planned = [f"{key}={values}" for key, values in (base.hydra.sweeper.params or {}).items()]
+        varied = {_key(override) for override in planned + several}
+        shared = [override for key, override in last.items() if key not in varied]
+        swept = planned + [override for key, override in last.items() if key in varied]
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        (combinations,) = BasicSweeper.split_arguments(parser.parse_overrides(swept), None)
+        if not combinations:
+            raise UserError("a sweep of no jobs: one of its lists of values is empty")
+        return [_job(shared, combination) for combination in combinations]
+
+
+def sweeps(overrides: Iterable[str]) -> list[str]:
+    """Those of some overrides that give a key several values.
+
+    Raises:
+        HydraException: an override that Hydra refuses.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [str(override.input_line) for override in parsed if override.is_sweep_override()]
+
+
+def _job(shared: list[str], varied: list[str]) -> Job:
+    cfg = compose("config", shared + varied, return_hydra_config=True)
+    with open_dict(cfg):
+        choices = dict(cfg.pop("hydra").runtime.choices)
+    require_replacing(shared + varied, cfg)
+    values = {_key(override): override.split("=", 1)[1] for override in varied}
+    return Job(shared, values, cfg, choices)
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0]
+
+
+def parse_shard(shard: str | None) -> tuple[int, int]:
+    """Number of a share, from 1, and how many there are; 1 of 1 for None.
+
+    Raises:
+        UserError: it is no such share.
+    """
+    if shard is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"shard={shard}: give i/n, the share i of n, such as 1/4 to 4/4")
+    return int(match[1]), int(match[2])
+
+
+def share(cells: list[Cell], every: list[Cell], shard: str | None, variant: str) -> list[Cell]:
+    """Those of the cells that are in a share.
+
+    A cell's share depends on its place among all cells of the run and on the variant alone, not on
+    the folds selected or what is done: the shares of one n are disjoint, together they are all, and
+    they differ by one cell of a run at most. The variant shifts the start, so that many small runs
+    of a sweep spread as well.
+
+    Args:
+        cells: the requested ones.
+        every: those of all folds.
+        shard: as in ``parse_shard``.
+        variant: hash of the variant, hexadecimal.
+
+    Raises:
+        UserError: ``shard`` is none.
+    """
+    number, n_shares = parse_shard(shard)
+    place = {cell: position + int(variant, 16) for position, cell in enumerate(every)}
+    return [cell for cell in cells if place[cell] % n_shares == number - 1]

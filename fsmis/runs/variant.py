@@ -8,12 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fsmis.datasets import Dataset
-from fsmis.files.checksum import sha256
-from fsmis.organs import with_selected_organs
+from fsmis.data.dataset import Dataset
+from fsmis.files import sha256
 from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import read_json
-from fsmis.segmenters.files import HUB_FILES, SHIPPED, find_checkpoint
+from fsmis.segmenters.checkpoints import HUB_FILES, SHIPPED, find_checkpoint
+from fsmis.settings import with_selected_organs
 from fsmis.source import source_hash
 
 # Keys that name places, selections and portions of work: without influence on a score, as is all

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-
-from fsmis.segmenters.logits import NO_OBJECT
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import generate_binary_structure, label
+from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,3 +65,31 @@ class Answer:
         return Answer(
             *(np.concatenate([getattr(p, field.name) for p in parts]) for field in fields(Answer))
         )
+
+
+NO_OBJECT = -1024.0  # SAM2's own logit for "the object is not in this frame"
+
+
+def gated(mask: Tensor, object_score: Tensor) -> Tensor:
+    """Mask logits ``[B, 1, h, w]``, nowhere an object where its score ``[B, 1]`` is 0 or less."""
+    return torch.where(object_score[..., None, None] > 0, mask.float(), NO_OBJECT)
+
+
+def resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits ``[B, 1, h, w]`` as ``[B, H, W]``."""
+    return F.interpolate(mask, size, mode="bilinear", align_corners=False)[:, 0]
+
+
+TOUCHING = generate_binary_structure(3, 3)  # voxels that share a corner: 26 neighbours
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest part of a mask bool ``[S, H, W]``; of equal ones the first, of none none.
+
+    Slices that follow one another in the stack touch, even where the protocol leaves out slices
+    between them: such a gap does not cut an organ in two.
+    """
+    parts, _ = label(mask, TOUCHING)
+    sizes = np.bincount(parts.ravel(), minlength=1)
+    sizes[0] = 0  # background
+    return mask & (parts == sizes.argmax())

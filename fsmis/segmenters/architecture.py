@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from fsmis.errors import UserError
-from fsmis.segmenters.files import SHIPPED
+from fsmis.segmenters.checkpoints import SHIPPED
 
 
 def build_sam2(architecture: str, overrides: dict[str, Any]) -> torch.nn.Module:

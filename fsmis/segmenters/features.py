@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 Rows = Tensor | np.ndarray | slice | list[int]  # what indexes a batch
@@ -71,3 +73,109 @@ class Memory:
 def sequence(maps: Tensor) -> Tensor:
     """[B, C, h, w] -> [hw, B, C], the layout of SAM2's transformers."""
     return maps.flatten(2).permute(2, 0, 1)
+
+
+def to_frames(images: np.ndarray, image_size: int) -> np.ndarray:
+    """Frames uint8 ``[B, S, S]`` of images ``[B, H, W]`` in [0, 1]: 8 bits, then PIL's bicubic
+    resize to ``image_size`` pixels."""
+    eight_bits = (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+    size = (image_size, image_size)
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in eight_bits])
+
+
+def on_grid(masks: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Float ``[B, h, w]``: the part of each grid cell that masks ``[B, H, W]`` cover."""
+    return F.interpolate(masks[:, None].float(), size, mode="area")[:, 0]
+
+
+def masked_average(features: Tensor, masks: Tensor) -> Tensor:
+    """Mean feature vector ``[B, C]`` of ``[B, C, h, w]`` under the weights ``[B, h, w]``.
+
+    Masked average pooling; a mask without any weight gives zeros.
+    """
+    area = masks.sum((1, 2)).clamp(min=torch.finfo(masks.dtype).tiny)
+    return torch.einsum("bchw,bhw->bc", features, masks) / area[:, None]
+
+
+def local_prototypes(
+    features: Tensor, masks: Tensor, window: int, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Mean feature vectors of windows, and which of them the mask fills.
+
+    Args:
+        features: ``[B, C, h, w]``.
+        masks: weights ``[B, h, w]``.
+        window: side of the windows in grid cells; those at the far border may be smaller.
+        threshold: a window counts where the mask's mean in it is higher.
+
+    Returns:
+        vectors ``[B, P, C]`` of all P windows, and bool ``[B, P]``: the windows that count.
+    """
+    vectors = F.avg_pool2d(features, window, ceil_mode=True).flatten(2).transpose(1, 2)
+    filled = F.avg_pool2d(masks[:, None], window, ceil_mode=True).flatten(1)
+    return vectors, filled > threshold
+
+
+def adaptive_prototypes(
+    features: Tensor, masks: Tensor, window: int, threshold: float, always_average: bool
+) -> tuple[Tensor, Tensor]:
+    """Local prototypes and, last, the masked average: vectors ``[B, P + 1, C]``, bool ``[B, P+1]``.
+
+    ALPNet has the average among the foreground's prototypes (``always_average``), and among the
+    background's not; there it counts only where the mask fills no window.
+    """
+    local, counts = local_prototypes(features, masks, window, threshold)
+    average = masked_average(features, masks)
+    average_counts = ~counts.any(1) | always_average
+    return torch.cat([local, average[:, None]], 1), torch.cat([counts, average_counts[:, None]], 1)
+
+
+def cosine_logits(
+    features: Tensor, prototypes: Tensor, counts: Tensor | None = None, scale: float = 20.0
+) -> Tensor:
+    """Logits ``[B, h, w]`` of one class: scaled cosine similarity to its prototypes.
+
+    With several prototypes, the sum of their similarities weighted by the softmax over them, which
+    is ALPNet's soft maximum; with one it is PANet's similarity.
+
+    Args:
+        features: ``[B, C, h, w]``.
+        prototypes: ``[B, P, C]``.
+        counts: bool ``[B, P]``, the prototypes to use, one or more in each row; None: all.
+        scale: of the cosine (PANet: 20).
+    """
+    unit = F.normalize(features, dim=1), F.normalize(prototypes, dim=2)
+    similarity = scale * torch.einsum("bchw,bpc->bphw", *unit)
+    if counts is None:
+        return (similarity.softmax(1) * similarity).sum(1)
+    weights = similarity.masked_fill(~counts[:, :, None, None], -torch.inf).softmax(1)
+    return (weights * similarity).sum(1)
+
+
+def panet_logits(support: Tensor, foreground: Tensor, query: Tensor) -> Tensor:
+    """PANet: logits ``[B, 2, h, w]`` of background and foreground, one prototype each.
+
+    Args:
+        support: features ``[B, C, h, w]`` of labelled images.
+        foreground: weights ``[B, h, w]`` in [0, 1] on them.
+        query: features ``[B, C, h, w]``.
+    """
+    averages = (masked_average(support, weights) for weights in (1 - foreground, foreground))
+    return torch.stack([cosine_logits(query, average[:, None]) for average in averages], 1)
+
+
+def alpnet_logits(
+    support: Tensor, foreground: Tensor, query: Tensor, window: int, threshold: float
+) -> Tensor:
+    """ALPNet: the same with adaptive local prototypes, see :func:`adaptive_prototypes`."""
+    classes = (1 - foreground, False), (foreground, True)
+    prototypes = (
+        adaptive_prototypes(support, weights, window, threshold, always_average)
+        for weights, always_average in classes
+    )
+    return torch.stack([cosine_logits(query, *of_class) for of_class in prototypes], 1)
+
+
+def batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Rows along the first axis, ``size`` at a time; the last portion may be smaller."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -17,17 +17,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from fsmis.batches import batches
 from fsmis.errors import UserError
-from fsmis.features.feature_cache import FeatureCache, fingerprint, key
-from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.answer import Answer, resized
 from fsmis.segmenters.architecture import read_architecture
+from fsmis.segmenters.cache import FeatureCache, fingerprint, key
 from fsmis.segmenters.checkpoints import load_weights
-from fsmis.segmenters.compiled import compile_encoder
-from fsmis.segmenters.device import resolve_device
-from fsmis.segmenters.features import Features, Memory
-from fsmis.segmenters.frames import to_frames
-from fsmis.segmenters.logits import resized
+from fsmis.segmenters.device import compile_encoder, resolve_device
+from fsmis.segmenters.features import Features, Memory, batches, to_frames
 from fsmis.segmenters.steps import Steps
 from fsmis.source import source_hash
 

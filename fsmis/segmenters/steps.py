@@ -124,3 +124,6 @@ class Steps:
         best = iou.argmax(1, keepdim=True)
         masks = masks.take_along_dim(best[..., None, None], 1)
         return masks, iou.take_along_dim(best, 1), object_score
+
+
+BACKGROUND, FOREGROUND, UPPER_LEFT, LOWER_RIGHT, NO_POINT = 0, 1, 2, 3, -1

@@ -1,0 +1,286 @@
+"""The evaluation protocol: folds, support slices and query slices of few-shot segmentation.
+
+Three variants are in circulation, and published numbers mix them, so every number carries its own:
+
+- ``alpnet`` (SSL-ALPNet, DSPNet): the support of a fold is the first scan of the next fold.
+- ``adnet`` (ADNet): the same scans, but sorted before the last one is taken; only the last fold,
+  whose next fold is the first, differs.
+- ``qnet`` (Q-Net, RPT, GMRD): the same scans sorted, the support is the one at ``support_index``.
+
+What is known of the query: with ``n_parts`` > 1, which support slice serves a query slice follows
+from the true extent of the organ in the query, and ``query_slices=organ_range`` segments that
+extent alone. Both are oracles, as in all published rows. ``n_parts=1`` with ``full_volume`` has
+none: it is what a user without any label of the query gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fsmis.data.dataset import Dataset, Scan
+from fsmis.errors import UserError
+
+VARIANTS = ("alpnet", "adnet", "qnet")
+QUERY_SLICES = ("organ_range", "full_volume")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold: the scan that supports and the scans that are segmented."""
+
+    fold: int
+    support_id: str
+    query_ids: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class OrganTask:
+    """What one organ asks of a method.
+
+    Attributes:
+        organ: name of the organ.
+        support_slices: int [P], slice positions in the support scan, one for each part.
+        support_masks: bool [P, H, W], the organ in these slices, never empty.
+        query_slices: int [S], slice positions in the query scan, ascending.
+        part: int [S] in 0..P-1, which support slice serves each query slice.
+    """
+
+    organ: str
+    support_slices: np.ndarray
+    support_masks: np.ndarray
+    query_slices: np.ndarray
+    part: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One support scan, one query scan, and a task for each organ that both contain.
+
+    Neither scan carries its label: a method knows the masks of the tasks and nothing else.
+
+    Attributes:
+        dataset: name of the dataset.
+        fold: number of the fold.
+        support: the labelled scan, ``label`` None.
+        query: the scan to segment, ``label`` None.
+        organs: the tasks by organ.
+        skipped: reason by organ for those without a task; they have no score.
+        whole_volume: the tasks ask for every slice of the query, whether it holds the organ or not.
+    """
+
+    dataset: str
+    fold: int
+    support: Scan
+    query: Scan
+    organs: dict[str, OrganTask]
+    skipped: dict[str, str] = field(default_factory=dict)
+    whole_volume: bool = False
+
+    @property
+    def query_slices(self) -> np.ndarray:
+        """Positions in the query scan that some organ asks for, int, ascending."""
+        return np.unique(np.concatenate([task.query_slices for task in self.organs.values()]))
+
+    def asking(self, rows: Mapping[str, np.ndarray]) -> Episode:
+        """The same episode with some query slices alone: organ -> rows of its task, int, of each
+        organ."""
+        tasks = {
+            organ: replace(
+                task, query_slices=task.query_slices[rows[organ]], part=task.part[rows[organ]]
+            )
+            for organ, task in self.organs.items()
+        }
+        return replace(self, organs=tasks, whole_volume=False)
+
+    @property
+    def support_slices(self) -> np.ndarray:
+        """Positions in the support scan that are labelled for some organ, int, ascending."""
+        return np.unique(np.concatenate([task.support_slices for task in self.organs.values()]))
+
+
+class Protocol:
+    """Folds and episodes of one variant.
+
+    Args:
+        variant: ``alpnet``, ``adnet`` or ``qnet``.
+        fold: number of a fold, list of numbers, or ``all``.
+        n_parts: number of support slices for each organ (3 in most published rows).
+        query_slices: ``organ_range`` (the query slices that contain the organ) or ``full_volume``.
+        support_index: position of the support among the sorted scans of a fold; ``qnet`` alone.
+
+    Raises:
+        UserError: a value is none of these.
+    """
+
+    def __init__(
+        self,
+        variant: str,
+        fold: int | str | Sequence[int],
+        n_parts: int,
+        query_slices: str,
+        support_index: int | None,
+    ) -> None:
+        if variant not in VARIANTS:
+            raise UserError(f"protocol.variant={variant}: choose one of {', '.join(VARIANTS)}")
+        if query_slices not in QUERY_SLICES:
+            raise UserError(
+                f"protocol.query_slices={query_slices}: choose one of {', '.join(QUERY_SLICES)}"
+            )
+        if not isinstance(n_parts, int) or n_parts < 1:
+            raise UserError(f"protocol.n_parts={n_parts}: must be a whole number, 1 or more")
+        if (variant == "qnet") != (support_index is not None):
+            raise UserError(
+                f"protocol.support_index={support_index}: variant qnet needs a number, "
+                "the other variants take null"
+            )
+        self.variant = variant
+        self.n_parts = n_parts
+        self.query_slices = query_slices
+        self.support_index = support_index
+        self._fold = fold
+
+    @property
+    def name(self) -> str:
+        """Name for tables and files, e.g. ``alpnet-3parts-organ_range``."""
+        index = "" if self.support_index is None else f"{self.support_index}"
+        parts = "1part" if self.n_parts == 1 else f"{self.n_parts}parts"
+        return f"{self.variant}{index}-{parts}-{self.query_slices}"
+
+    @property
+    def oracle(self) -> str:
+        """What is known of the query's true extent, in words for reports."""
+        known = []
+        if self.query_slices == "organ_range":
+            known.append("only slices that contain the organ are segmented and scored")
+        if self.n_parts > 1:
+            known.append("the organ's extent says which support slice serves a query slice")
+        return "; ".join(known) or "none"
+
+    def splits(self, dataset: Dataset) -> list[Split]:
+        """The folds that ``fold`` selects, in order.
+
+        Raises:
+            UserError: a fold is not there, or has no scan at ``support_index``.
+        """
+        n_folds = len(dataset.fold_starts) - 1
+        return [self._split(dataset, fold) for fold in self._folds(dataset.name, n_folds)]
+
+    def episode(self, dataset: Dataset, split: Split, support: Scan, query: Scan) -> Episode:
+        """Cut an episode from two labelled scans.
+
+        Raises:
+            UserError: support and query are the same scan.
+            ValueError: a scan carries no label.
+        """
+        if support.id == query.id:
+            raise UserError(
+                f"{dataset.name}: scan {query.id} would support itself in fold {split.fold}; "
+                "choose another support"
+            )
+        organs: dict[str, OrganTask] = {}
+        skipped: dict[str, str] = {}
+        for organ, label_id in dataset.organs.items():
+            support_mask, query_mask = organ_mask(support, label_id), organ_mask(query, label_id)
+            absent = [
+                role
+                for role, mask in (
+                    (f"support scan {support.id}", support_mask),
+                    (f"query scan {query.id}", query_mask),
+                )
+                if not mask.any()
+            ]
+            if absent:
+                skipped[organ] = f"absent from {' and '.join(absent)}"
+            else:
+                organs[organ] = self._task(organ, support_mask, query_mask)
+        return Episode(
+            dataset=dataset.name,
+            fold=split.fold,
+            support=replace(support, label=None),
+            query=replace(query, label=None),
+            organs=organs,
+            skipped=skipped,
+            whole_volume=self.query_slices == "full_volume",
+        )
+
+    def _folds(self, name: str, n_folds: int) -> list[int]:
+        if self._fold == "all":
+            return list(range(n_folds))
+        wanted: list[object] = [self._fold]
+        if isinstance(self._fold, Sequence) and not isinstance(self._fold, str):
+            wanted = list(self._fold)
+        unknown = [fold for fold in wanted if fold not in range(n_folds)]
+        if unknown or not wanted:
+            raise UserError(
+                f"protocol.fold={self._fold}: {name} has {n_folds} folds, 0 to {n_folds - 1}; "
+                "choose a number, a list of them, or all"
+            )
+        return [fold for fold in range(n_folds) if fold in wanted]
+
+    def _split(self, dataset: Dataset, fold: int) -> Split:
+        starts, ids = dataset.fold_starts, dataset.scan_ids
+        queries = list(range(starts[fold], starts[fold + 1]))
+        support = starts[fold + 1] % starts[-1]
+        if self.variant != "alpnet":
+            scans = sorted([*queries, support])
+            last = len(scans) - 1
+            index = last if self.support_index is None else self.support_index
+            if index not in range(len(scans)):
+                raise UserError(
+                    f"protocol.support_index={index}: fold {fold} of {dataset.name} has "
+                    f"{len(scans)} scans; choose 0 to {last}"
+                )
+            support, queries = scans[index], scans[:index] + scans[index + 1 :]
+        return Split(fold, ids[support], [ids[query] for query in queries])
+
+    def _task(self, organ: str, support_mask: np.ndarray, query_mask: np.ndarray) -> OrganTask:
+        present = slices_with(support_mask)
+        middles = (2 * np.arange(self.n_parts) + 1) * len(present) // (2 * self.n_parts)
+        extent = slices_with(query_mask)
+        if self.query_slices == "full_volume":
+            query_slices = np.arange(len(query_mask))
+        elif self.variant == "alpnet":
+            query_slices = np.arange(extent[0], extent[-1] + 1)
+        else:
+            query_slices = extent
+        return OrganTask(
+            organ=organ,
+            support_slices=present[middles],
+            support_masks=support_mask[present[middles]],
+            query_slices=query_slices,
+            part=self._parts(query_slices, extent),
+        )
+
+    def _parts(self, query_slices: np.ndarray, extent: np.ndarray) -> np.ndarray:
+        """Part of each query slice; slices outside the extent take the nearest part."""
+        last = self.n_parts - 1
+        if self.variant != "alpnet":
+            # equal counts of slices that contain the organ; searchsorted is the part of any slice
+            bounds = np.linspace(0, len(extent), self.n_parts + 1).astype(int)[1:-1]
+            return np.searchsorted(extent[bounds], query_slices, side="right")
+        first, height = extent[0], extent[-1] - extent[0]
+        if height == 0:
+            # a single slice has no thirds: the middle support slice serves it
+            return np.clip(last // 2 + last * np.sign(query_slices - first), 0, last)
+        part = (query_slices - first) // (height / self.n_parts)
+        return np.clip(part, 0, last).astype(int)
+
+
+def organ_mask(scan: Scan, label_id: int) -> np.ndarray:
+    """Mask, bool [Z, H, W], of one label id; ValueError where the scan carries no label."""
+    if scan.label is None:
+        raise ValueError(f"scan {scan.id} carries no label")
+    return scan.label == label_id
+
+
+def slices_with(mask: np.ndarray) -> np.ndarray:
+    """Positions, int [K] ascending, of the slices of a mask [Z, H, W] that are not empty."""
+    return np.flatnonzero(mask.any(axis=(1, 2)))
+
+
+def truth(scan: Scan, label_id: int, task: OrganTask) -> np.ndarray:
+    """True mask, bool [S, H, W], of the slices that a task scores, from the labelled scan."""
+    return organ_mask(scan, label_id)[task.query_slices]

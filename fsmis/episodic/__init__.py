@@ -1,1 +1,0 @@
-"""Self-supervised training on pseudo-labels, which the trained baselines share."""

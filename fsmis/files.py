@@ -1,0 +1,228 @@
+"""Files: written whole or not at all, their checksums, names from ids, weights, signs of life."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fsmis.errors import UserError
+
+if TYPE_CHECKING:  # most that write files draw none
+    from matplotlib.figure import Figure
+
+
+def write_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
+    """``write_atomic`` for a figure, in the format that the name ends with."""
+    image = io.BytesIO()
+    figure.savefig(image, dpi=dpi, format=path.suffix[1:])
+    write_atomic(path, image.getvalue())
+
+
+def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Its folder is made where it is missing.
+
+    Args:
+        path: the file.
+        content: all of it.
+        durable: waits until it is on the disk; without, a power failure may leave a part.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the old file stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=".", suffix=".tmp", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.chmod(0o644)  # a temporary file is private, a result is not
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another folder, "
+            "then run the same command again"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file, read again only when its size or time of change differs.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        stat = path.stat()
+        return _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+
+
+@cache
+def _sha256(path: Path, size: int, modified_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+LONGEST = 100  # characters of a name
+# No separator, no parent folder, nothing hidden, no end that a file system drops.
+NAME = re.compile(r"\w([\w .,+()=-]*[\w+)])?")
+
+
+def counted(name: str) -> list[tuple[int, str]]:
+    """Key that sorts names as people count: ``2`` before ``10``, ``pat2`` before ``pat10``."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts if part]
+
+
+def require_name(key: str, name: Any) -> str:
+    """Refuse a name that leads elsewhere as part of a path, or that a file system does not take.
+
+    Args:
+        key: setting or field that has it, for the message.
+        name: as given.
+
+    Returns:
+        The name.
+
+    Raises:
+        UserError: it is no text of letters, digits, spaces and a few signs, or too long.
+    """
+    if not isinstance(name, str) or len(name) > LONGEST or NAME.fullmatch(name) is None:
+        raise UserError(
+            f"{key}={name!r}: it names files and folders; use up to {LONGEST} letters, digits, "
+            "spaces and . , _ + ( ) = -, with a letter or digit at either end"
+        )
+    return name
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What a ``.safetensors`` file, or one that ``torch.save`` wrote, holds; on the CPU.
+
+    Nothing but tensors and plain containers is unpickled (``weights_only=True``).
+
+    Raises:
+        UserError: the file is a Git LFS pointer, a web page, torn, or holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the bytes of some other file lead a parser to
+        raise UserError(f"{path} {_what_it_is(path)}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors")
+    return loaded
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The weights of a network by name; those under ``model`` where Meta's files keep them.
+
+    Raises:
+        UserError: as ``read_tensors``, or there is something else than tensors.
+    """
+    loaded = read_tensors(path)
+    state = loaded.get("model", loaded)
+    if not isinstance(state, dict) or not state:
+        raise UserError(f"{path} holds no weights of a network by name; give a checkpoint")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{path} holds {name!r}, a {type(value).__name__}, where the weights of a network "
+                "are tensors by name; give a checkpoint of the weights alone"
+            )
+    return state
+
+
+def _what_it_is(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError as error:
+        return f"cannot be read ({error.strerror}); check its permissions"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not weights: run `git lfs pull` there"
+    if start.startswith((b"<!doctype", b"<html")):
+        return "is an HTML page, not weights: download it again"
+    return (
+        f"({path.stat().st_size} bytes) is not a checkpoint of tensors alone: expected a "
+        ".safetensors file, or one that torch.save wrote; check the path or download it again"
+    )
+
+
+BEAT_S = 10.0  # between two touches
+SILENT_S = 120.0  # without a touch: far more than a beat, for clocks and file systems that lag
+
+
+def author() -> dict[str, Any]:
+    """``pid`` and ``host`` of this process."""
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+@contextmanager
+def beating(path: Path) -> Iterator[None]:
+    """Touch a file every ``BEAT_S`` seconds inside the block."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_S):
+            with suppress(OSError):  # a beat missed is made up for by the next
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def lost(path: Path, by: dict[str, Any]) -> str | None:
+    """Why the process that should be touching a file counts as lost; None where it lives.
+
+    Args:
+        path: the file.
+        by: ``author`` of the process.
+    """
+    if by.get("host") == socket.gethostname() and not _exists(by.get("pid")):
+        return f"process {by.get('pid')} is gone"
+    with suppress(FileNotFoundError):  # it has just ended
+        silence = time.time() - path.stat().st_mtime
+        if silence > SILENT_S:
+            return f"process {by.get('pid')} on {by.get('host')} silent for {silence:.0f} s"
+    return None
+
+
+def _exists(pid: Any) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, TypeError, ValueError):
+        return False
+    except PermissionError:  # it is someone else's
+        return True
+    return True

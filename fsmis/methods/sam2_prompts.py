@@ -1,0 +1,195 @@
+"""SAM2 on single images, prompted by points or a box where a slice looks like the labelled organ.
+
+After PerSAM (Zhang et al., "Personalize Segment Anything Model with One Shot", ICLR 2024, arXiv
+2305.03048). Points and boxes are (x, y) in pixels, with SAM's labels.
+"""
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import label
+from torch import Tensor
+
+from fsmis.data.protocol import Episode
+from fsmis.errors import UserError
+from fsmis.methods.base import Method
+from fsmis.pipeline.prompting import EncodedEpisode, support_of_each_slice
+from fsmis.segmenters.answer import gated, resized
+from fsmis.segmenters.features import Features, batches, cosine_logits, masked_average, on_grid
+from fsmis.segmenters.sam2 import Sam2
+from fsmis.segmenters.steps import BACKGROUND, FOREGROUND, LOWER_RIGHT, UPPER_LEFT
+
+
+def similarity(support: Tensor, foreground: Tensor, query: Tensor, side: int) -> Tensor:
+    """Cosine ``[B, side, side]`` of query features to the mean feature of the organ.
+
+    Args:
+        support: features ``[B, C, h, w]`` of labelled images.
+        foreground: weights ``[B, h, w]`` in [0, 1] on them.
+        query: features ``[B, C, h, w]``.
+        side: pixels of the map, to which it is interpolated.
+    """
+    organ = masked_average(support, foreground)[:, None]
+    cosine = cosine_logits(query, organ, scale=1.0)[:, None]
+    return F.interpolate(cosine, (side, side), mode="bilinear", align_corners=False)[:, 0]
+
+
+def extreme_points(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """A foreground point where maps ``[B, h, w]`` are highest, a background point where lowest.
+
+    Returns:
+        coordinates float32 ``[B, 2, 2]`` and labels int32 ``[B, 2]``.
+    """
+    flat = maps.flatten(1)
+    places = torch.stack([flat.argmax(1), flat.argmin(1)], 1)
+    width = maps.shape[2]
+    coordinates = torch.stack([places % width, places // width], 2).float()
+    return coordinates, _labels(FOREGROUND, BACKGROUND, like=maps)
+
+
+def box_around_peak(maps: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """The box of the connected region around the highest point of maps ``[B, h, w]``.
+
+    Args:
+        maps: similarities.
+        threshold: the region is where a map is at least this far from its lowest value (0) to its
+            highest (1).
+
+    Returns:
+        As :func:`extreme_points`: the upper left and the lower right corner of each box.
+    """
+    regions = []
+    for values in maps.float().cpu().numpy():
+        region, _ = label(values >= values.min() + threshold * np.ptp(values))
+        regions.append(region == region.flat[values.argmax()])
+    return box_of_masks(torch.from_numpy(np.stack(regions)).to(maps.device))
+
+
+def box_of_masks(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """The box of masks bool ``[B, h, w]``, none of them empty; as :func:`box_around_peak`."""
+    corners = np.stack([_corners(mask) for mask in masks.cpu().numpy()])
+    coordinates = torch.tensor(corners, dtype=torch.float32, device=masks.device)
+    return coordinates, _labels(UPPER_LEFT, LOWER_RIGHT, like=masks)
+
+
+def _corners(mask: np.ndarray) -> np.ndarray:
+    """(x, y) where a mask begins and ends, int ``[2, 2]``."""
+    rows, columns = np.nonzero(mask)
+    return np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]])
+
+
+def _labels(*pair: int, like: Tensor) -> Tensor:
+    return torch.tensor(pair, dtype=torch.int32, device=like.device).expand(len(like), 2)
+
+
+class SimilarityPrompt(Method):
+    """A prompt on each query slice, where its features are like the organ's on the support slice.
+
+    The training-free PerSAM (Zhang et al., "Personalize Segment Anything Model with One Shot", ICLR
+    2024, arXiv 2305.03048) on SAM2: a similarity map, a prompt from it, SAM's image path without
+    any memory, and a second pass with the first answer as mask and box prompt. PerSAM's changes to
+    the attention of the decoder are left out.
+
+    Args:
+        segmenter: encoder and decoder.
+        refine: do the second pass.
+    """
+
+    def __init__(self, segmenter: Sam2, refine: bool) -> None:
+        self.segmenter = segmenter
+        self.refine = refine
+
+    @abstractmethod
+    def prompts(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates float ``[B, P, 2]``, (x, y) in pixels, and SAM's labels int32 ``[B, P]``.
+
+        Args:
+            maps: cosine similarities ``[B, S, S]`` at the size of the network's image.
+        """
+
+    @torch.inference_mode()
+    def segment(self, episode: Episode) -> dict[str, np.ndarray]:
+        """See ``Method.segment``."""
+        encoded = EncodedEpisode.encode(self.segmenter, episode)
+        size = episode.query.image.shape[1:]
+        batch = self.segmenter.batch_size
+        masks = {}
+        for organ, task in episode.organs.items():
+            support = encoded.supports[encoded.support_rows(task)]
+            given = torch.as_tensor(task.support_masks, device=self.segmenter.device)
+            logits = [
+                self._answer(support[part], given[part], encoded.queries[rows])
+                for part, rows in zip(
+                    batches(task.part, batch),
+                    batches(encoded.query_rows(task), batch),
+                    strict=True,
+                )
+            ]
+            masks[organ] = (resized(torch.cat(logits), size) > 0).cpu().numpy()
+        self.matches = support_of_each_slice(episode)
+        return masks
+
+    def _answer(self, support: Features, given: Tensor, queries: Features) -> Tensor:
+        """Quarter-resolution logits ``[B, 1, 4h, 4h]`` of B query slices."""
+        organ, query = support.levels[-1].float(), queries.levels[-1].float()
+        maps = similarity(organ, on_grid(given, organ.shape[-2:]), query, self.segmenter.image_size)
+        coordinates, labels = self.prompts(maps)
+        logits = self._ask(queries, coordinates, labels)
+        rows = (logits > 0).flatten(1).any(1).nonzero()[:, 0]
+        if not self.refine or not len(rows):
+            return logits
+        found = logits[rows]
+        corners, corner_labels = box_of_masks(found[:, 0] > 0)
+        corners *= self.segmenter.image_size / found.shape[-1]
+        logits[rows] = self._ask(
+            queries[rows],
+            torch.cat([coordinates[rows], corners], 1),
+            torch.cat([labels[rows], corner_labels], 1),
+            found,
+        )
+        return logits
+
+    def _ask(
+        self,
+        queries: Features,
+        coordinates: Tensor,
+        labels: Tensor,
+        previous: Tensor | None = None,
+    ) -> Tensor:
+        with self.segmenter.autocast():
+            mask, _, object_score = self.segmenter.decode_points(
+                queries, coordinates, labels, previous
+            )
+        return gated(mask, object_score)
+
+
+class Sam2Box(SimilarityPrompt):
+    """The box of the similar region around the most similar place. See :class:`SimilarityPrompt`.
+
+    Args:
+        segmenter, refine: see :class:`SimilarityPrompt`.
+        threshold: see :func:`fsmis.methods.sam2_prompts.box_around_peak`.
+
+    Raises:
+        UserError: ``threshold`` out of its range.
+    """
+
+    def __init__(self, segmenter: Sam2, refine: bool, threshold: float) -> None:
+        super().__init__(segmenter, refine)
+        if not 0 < threshold < 1:
+            raise UserError(f"method.threshold={threshold}: must be between 0 and 1")
+        self.threshold = threshold
+
+    def prompts(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``SimilarityPrompt.prompts``."""
+        return box_around_peak(maps, self.threshold)
+
+
+class Sam2Points(SimilarityPrompt):
+    """Most similar place: organ; least similar: background. See :class:`SimilarityPrompt`."""
+
+    def prompts(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``SimilarityPrompt.prompts``."""
+        return extreme_points(maps)

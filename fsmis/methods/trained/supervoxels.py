@@ -1,0 +1,152 @@
+"""Pseudo-labels: segments of like intensity, which training takes for organs.
+
+SSL-ALPNet (Ouyang et al., ECCV 2020, section 3.3) cuts each slice into superpixels with the method
+of Felzenszwalb and Huttenlocher (IJCV 2004). ADNet (Hansen et al., MedIA 2022, section 3.2) needs
+segments that go through slices; here superpixels of successive slices that overlap by more than
+half are one supervoxel, in place of ADNet's 3D version of the same algorithm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from skimage.segmentation import felzenszwalb
+
+from fsmis.data.dataset import Scan
+from fsmis.data.nifti import read_volume
+from fsmis.errors import UserError
+from fsmis.files import sha256, write_atomic
+from fsmis.source import source_hash
+
+
+class Supervoxels:
+    """Cuts scans into supervoxels, or reads given ones.
+
+    Args:
+        scale: of Felzenszwalb's algorithm; higher ones make larger segments.
+        sigma: of the Gaussian that smooths a slice before, pixels.
+        min_size: pixels of the smallest segment in a slice.
+        overlap: superpixels of successive slices with a higher IoU are one; 0.5 or more.
+        min_intensity: segments of a lower mean, in [0, 1], are air and none.
+        files: folder of given maps ``superpix-MIDDLE_<scan>.nii.gz``; None: compute.
+
+    Raises:
+        UserError: ``overlap`` or ``files`` cannot be used.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        sigma: float,
+        min_size: int,
+        overlap: float,
+        min_intensity: float,
+        files: str | None,
+    ) -> None:
+        if not 0.5 <= overlap <= 1:
+            raise UserError(f"supervoxels.overlap={overlap}: choose 0.5 to 1")
+        self.files = None if files is None else Path(files).expanduser()
+        if self.files is not None and not self.files.is_dir():
+            raise UserError(f"supervoxels.files={files}: no such folder; null computes them")
+        self.scale, self.sigma, self.min_size = scale, sigma, min_size
+        self.overlap, self.min_intensity = overlap, min_intensity
+        self._settings = (scale, sigma, min_size, overlap, min_intensity)
+
+    def of(self, scan: Scan, cache: Path) -> np.ndarray:
+        """Supervoxels int32 [Z, H, W] of a scan; 0 is none, ids are unique in the scan.
+
+        Args:
+            scan: its image alone is read.
+            cache: folder of computed maps, named by the contents of image, settings and code.
+
+        Raises:
+            UserError: a given map is missing or of another shape.
+        """
+        if self.files is not None:
+            path = _file(self.files, scan.id)
+            given, _, _ = read_volume(path)
+            if given.shape != scan.image.shape:
+                raise UserError(
+                    f"{path}: shape {given.shape} differs from {scan.image.shape} of the image; "
+                    "take the supervoxels of this very scan; setting 2 has to compute them "
+                    "(supervoxels.files=null)"
+                )
+            return self._without_small_and_dark(given.astype(np.int32), scan.image)
+        path = cache / f"{scan.id}_{self._key(scan.image)}.npz"
+        segments = _read(path)
+        if segments is None:
+            segments = self._compute(scan.image)
+            content = io.BytesIO()
+            np.savez_compressed(content, segments=segments)
+            write_atomic(path, content.getvalue())
+        return segments
+
+    def identity(self, scan_ids: Sequence[str]) -> list[str | float]:
+        """What the maps of some scans depend on beside their images."""
+        given = self.files
+        digests = [] if given is None else [sha256(_file(given, scan_id)) for scan_id in scan_ids]
+        return [*self._settings, *digests]
+
+    def _key(self, image: np.ndarray) -> str:
+        known = source_hash(Supervoxels), self._settings, image.shape
+        digest = hashlib.sha256(repr(known).encode())
+        digest.update(np.ascontiguousarray(image).tobytes())
+        return digest.hexdigest()[:16]
+
+    def _compute(self, image: np.ndarray) -> np.ndarray:
+        slices = [
+            felzenszwalb(slice_, scale=self.scale, sigma=self.sigma, min_size=self.min_size)
+            for slice_ in image
+        ]
+        firsts = np.cumsum([1] + [segments.max() + 1 for segments in slices])
+        superpixels = np.stack(slices).astype(np.int32) + firsts[:-1, None, None].astype(np.int32)
+        return _joined(self._without_small_and_dark(superpixels, image), self.overlap)
+
+    def _without_small_and_dark(self, segments: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Segments with those parts set to 0 that are too small or too dark in their slice."""
+        kept = segments.copy()
+        for slice_, pixels in zip(kept, image, strict=True):
+            ids, index, counts = np.unique(slice_, return_inverse=True, return_counts=True)
+            means = np.bincount(index.ravel(), pixels.ravel()) / counts
+            ids[(counts < self.min_size) | (means < self.min_intensity)] = 0
+            slice_[:] = ids[index.reshape(slice_.shape)]
+        return kept
+
+
+def _file(folder: Path, scan_id: str) -> Path:
+    return folder / f"superpix-MIDDLE_{scan_id}.nii.gz"
+
+
+def _joined(superpixels: np.ndarray, overlap: float) -> np.ndarray:
+    """Give superpixels of successive slices one id where their IoU exceeds ``overlap``.
+
+    Above 0.5 a superpixel has no more than one such partner in a slice, so chains of partners do
+    not branch.
+    """
+    lower, upper = superpixels[:-1].ravel(), superpixels[1:].ravel()
+    both = (lower > 0) & (upper > 0)
+    pairs, common = np.unique(np.stack([lower[both], upper[both]]), axis=1, return_counts=True)
+    size = np.bincount(superpixels.ravel())
+    iou = common / (size[pairs[0]] + size[pairs[1]] - common)
+    below, above = pairs[:, iou > overlap]
+    graph = coo_matrix((np.ones(len(below)), (below, above)), shape=(len(size), len(size)))
+    _, component = connected_components(graph, directed=False)
+    joined = component.astype(np.int32)[superpixels] + 1
+    joined[superpixels == 0] = 0
+    return joined
+
+
+def _read(path: Path) -> np.ndarray | None:
+    """A cached map; None where there is none or it is damaged."""
+    try:
+        with np.load(path) as stored:
+            return stored["segments"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

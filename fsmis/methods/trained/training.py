@@ -1,0 +1,242 @@
+"""The trainer of the self-supervised baselines: steps of episodes, kept so that it can resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from fsmis.cli import console
+from fsmis.data.training_scans import TrainingScans
+from fsmis.errors import UserError
+from fsmis.files import sha256
+from fsmis.methods.trained.episodes import Episodes, EpisodeSource, Views
+from fsmis.methods.trained.fold import FoldTraining, Schedule
+from fsmis.methods.trained.network import Encoder, EncoderSettings, EpisodicNetwork
+from fsmis.methods.trained.supervoxels import Supervoxels
+from fsmis.segmenters.device import resolve_device
+from fsmis.source import source_hash
+
+Network = TypeVar("Network", bound=EpisodicNetwork)
+
+
+class EpisodicTraining:
+    """Trains a network on the scans outside a fold, without any label.
+
+    A training is kept in ``<folder>/<dataset>/<method>/<hash>/fold_<k>/`` (see ``FoldTraining``),
+    where the hash is of all that can change its weights, its code too. Runs that differ elsewhere
+    share it; of several processes one trains and the others wait for it. Every step draws its
+    episodes from (seed, fold, step), so a resumed training ends where an uninterrupted one does.
+
+    Args:
+        setting: 1 or 2, see ``TrainingScans``.
+        image_size: rows and columns that slices are brought to.
+        encoder: of the network.
+        supervoxels: the pseudo-labels.
+        views: how support and query of an episode differ.
+        schedule: length and pace.
+        background_weight: of a background pixel in the cross-entropy, that of foreground being 1.
+        log_every: steps between two lines of the log.
+        checkpoint_every: steps between two checkpoints.
+        folder: of all trainings.
+        seed: of weights and episodes.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """
+
+    def __init__(
+        self,
+        setting: int,
+        image_size: int,
+        encoder: EncoderSettings,
+        supervoxels: Supervoxels,
+        views: Views,
+        schedule: Schedule,
+        background_weight: float,
+        log_every: int,
+        checkpoint_every: int,
+        folder: str,
+        seed: int,
+        device: str,
+    ) -> None:
+        for name, value in {
+            "image_size": image_size,
+            "schedule.steps": schedule.steps,
+            "schedule.pairs": schedule.pairs,
+            "schedule.classes": schedule.classes,
+            "log_every": log_every,
+            "checkpoint_every": checkpoint_every,
+        }.items():
+            if value < 1:
+                raise UserError(f"training.{name}={value}: choose 1 or more")
+        self.setting = setting
+        self.image_size = image_size
+        self.encoder = encoder
+        self.background_weight = background_weight
+        self.device = resolve_device(device)
+        self._supervoxels = supervoxels
+        self._views = views
+        self.schedule = schedule
+        self._log_every = log_every
+        self._checkpoint_every = checkpoint_every
+        self._folder = Path(folder).expanduser()
+        self._seed = seed
+
+    def build(self, network: type[Network], levels: int, fold: int, **settings: Any) -> Network:
+        """A network with the initial weights of a fold, its encoder giving ``levels`` levels."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.default_rng([self._seed, fold]).integers(2**31)))
+            built = network(Encoder(self.encoder, levels), self.background_weight, **settings)
+        return built.to(self.device).to(memory_format=torch.channels_last)
+
+    def train(
+        self, network: EpisodicNetwork, scans: TrainingScans, name: str, settings: dict[str, Any]
+    ) -> pd.DataFrame:
+        """Train a network in place, or load what an earlier training left; to be used in eval mode.
+
+        Args:
+            network: as ``build`` made it.
+            scans: to train on.
+            name: of the method.
+            settings: of the network, as far as they change its training.
+
+        Returns:
+            A row for every ``log_every`` steps: ``step``, ``loss`` and its terms, means since the
+            row before.
+        """
+        fold = FoldTraining(network, self.schedule, self.folder_of(network, scans, name, settings))
+        title = f"{name}, fold {scans.fold}"
+        lock = fold.folder / "lock"
+        with nullcontext() if fold.is_finished() else alone(lock, f"trains {title}"):
+            if not fold.load():
+                self._complete(fold, scans, title)
+                fold.finish(self.pace(settings))
+        network.eval().requires_grad_(False)
+        return pd.DataFrame(fold.log)
+
+    def folder_of(
+        self, network: EpisodicNetwork, scans: TrainingScans, name: str, settings: dict[str, Any]
+    ) -> Path:
+        """Where a fold's training is kept; see ``train``."""
+        parent = self._folder / scans.dataset / name / self._key(type(network), scans, settings)
+        return parent / f"fold_{scans.fold}"
+
+    def pace(self, settings: dict[str, Any]) -> str:
+        """Twelve hexadecimal digits for the settings that decide how long a step takes.
+
+        Args:
+            settings: of the network.
+        """
+        schedule = self.schedule
+        parts = [vars(self.encoder), self.image_size, schedule.pairs, schedule.classes]
+        return _digest({"network": settings, "other": parts})
+
+    def _complete(self, fold: FoldTraining, scans: TrainingScans, title: str) -> None:
+        source = self._source(scans)
+        while fold.step < self.schedule.steps:
+            rng = np.random.default_rng([self._seed, scans.fold, fold.step])
+            fold.advance(_to(source.draw(rng), self.device))
+            last = fold.step == self.schedule.steps
+            if fold.step % self._log_every == 0 or last:
+                row = fold.note()
+                console.print(
+                    f"training {title}: step {fold.step} of {self.schedule.steps}, "
+                    f"loss {row['loss']:.3f}"
+                )
+            if fold.step % self._checkpoint_every == 0 and not last:
+                fold.save()
+
+    def _source(self, scans: TrainingScans) -> EpisodeSource:
+        if not scans.scan_ids:
+            raise UserError(
+                f"{scans.dataset}: fold {scans.fold} leaves no scan to train on; set "
+                "dataset.fold_starts to more folds, or add scans"
+            )
+        cache = self._folder / scans.dataset / "supervoxels"
+        segmented = ((scan, self._supervoxels.of(scan, cache)) for scan in scans)
+        schedule = self.schedule
+        source = EpisodeSource(
+            segmented, self.image_size, self._views, schedule.pairs, schedule.classes
+        )
+        if len(source) == 0:
+            raise UserError(
+                f"{scans.dataset}: no slice outside fold {scans.fold} can be trained on in setting "
+                f"{self.setting}; test fewer of dataset.organs, as organs=[RK,LK], or lower "
+                "supervoxels.min_size where no segment is that large"
+            )
+        return source
+
+    def _key(
+        self, network: type[EpisodicNetwork], scans: TrainingScans, settings: dict[str, Any]
+    ) -> str:
+        weights = self.encoder.weights
+        known = {
+            "code": source_hash(EpisodicTraining, network),
+            "scans": scans.fingerprint(),
+            "network": settings,
+            "encoder": {
+                **vars(self.encoder),
+                "weights": weights and sha256(Path(weights).expanduser()),
+            },
+            "supervoxels": self._supervoxels.identity(scans.scan_ids),
+            "views": asdict(self._views),
+            "schedule": asdict(self.schedule),
+            "other": [self.setting, self.image_size, self.background_weight, self._seed],
+        }
+        return _digest(known)
+
+
+def _to(episodes: Episodes, device: torch.device) -> Episodes:
+    move: Callable[[Tensor], Tensor] = lambda tensor: tensor.to(device)  # noqa: E731
+    return Episodes(*map(move, vars(episodes).values()))
+
+
+def _digest(known: dict[str, Any]) -> str:
+    text = json.dumps(known, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """Lists of Hydra's for JSON."""
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(f"{value!r} is no setting")
+
+
+POLL_S = 1.0  # between two looks at a lock that another process holds
+
+
+@contextmanager
+def alone(lock_file: Path, does: str) -> Iterator[None]:
+    """Let one process at a time into the block; one that waits says so.
+
+    The lock is the operating system's, so it goes with its process, killed or not; the empty file
+    stays. On NFS it holds between machines too, but that of a machine that crashed lasts until the
+    server has noticed, and what was written inside may be seen seconds later elsewhere.
+
+    Args:
+        lock_file: all that contend for the same name the same; its folder is made.
+        does: what a process in the block does, as in "another process that trains fold 0".
+    """
+    lock = FileLock(lock_file, fallback_to_soft=False)
+    # a file system without locks, as of some clusters: all go in, as each file is written whole
+    with suppress(OSError):
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            console.print(f"waiting for another process that {does}")
+            lock.acquire(poll_interval=POLL_S)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,129 @@
+"""Which slices of a whole volume hold the organ: found, where the protocol does not tell.
+
+Not part of the paper, whose protocol segments the organ's own slices alone. Slices that hold the
+organ follow one another, the model believes its masks there more than elsewhere, and what the masks
+hold looks more like the labelled organ. Nothing has to be calibrated: these cues, each against its
+spread within the volume, are added up, and the run of slices is kept that stands out most.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from fsmis.data.protocol import Episode
+from fsmis.errors import UserError
+from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.features import Features, masked_average, on_grid
+
+LEVELS = (-1, -2)  # of the features that are compared, the coarsest first
+
+
+class Extent:
+    """Keeps one run of slices of each organ.
+
+    Args:
+        when: ``whole_volume``, for episodes that ask for every slice of the query, or ``never``.
+        gap: least difference of the mean predicted overlap between slices kept and ruled out; where
+            it is smaller, the organ goes through the whole volume.
+
+    Raises:
+        UserError: a setting out of its range.
+    """
+
+    def __init__(self, when: str, gap: float) -> None:
+        if when not in ("whole_volume", "never"):
+            raise UserError(f"method.extent.when={when}: choose whole_volume or never")
+        if not 0 <= gap <= 1:
+            raise UserError(f"method.extent.gap={gap}: must be in [0, 1]")
+        self.when = when
+        self.gap = gap
+
+    def applies(self, episode: Episode) -> bool:
+        """Whether the episode's query slices are to be narrowed down."""
+        return self.when == "whole_volume" and episode.whole_volume
+
+    def held(self, cues: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """Which slices of a volume hold the organ, bool ``[S]``.
+
+        Args:
+            cues: ``[S, C]``, larger where the organ is, the predicted overlap first.
+            found: bool ``[S]``, slices with a mask; the others are never kept.
+        """
+        if not found.any():
+            return found
+        filled = np.where(found[:, None], cues, cues[found].min(axis=0))
+        kept = standing_out(_standardised(filled).sum(axis=1))
+        overlap = filled[:, 0]
+        if not kept.all() and overlap[kept].mean() - overlap[~kept].mean() < self.gap:
+            kept[:] = True  # nothing tells its ends apart from its middle: it goes through
+        return kept & found
+
+    def limit(self, episode: Episode, answer: Answer, likeness: np.ndarray) -> Answer:
+        """The answer with the slices beyond each organ's extent excluded.
+
+        Args:
+            episode: its tasks' slices are the rows, in order.
+            answer: R rows.
+            likeness: ``[R, L]`` of :func:`likeness`.
+        """
+        score, start = answer.object_score.copy(), 0
+        for task in episode.organs.values():
+            rows = np.arange(start, start + len(task.query_slices))
+            found = answer.logits[rows].max(axis=(1, 2)) > 0
+            cues = np.column_stack([answer.iou[rows], likeness[rows]])
+            score[rows[~self.held(cues, found)]] = -np.inf
+            start = rows[-1] + 1
+        return replace(answer, object_score=score)
+
+
+def likeness(
+    queries: Features, found: np.ndarray, supports: Features, labelled: np.ndarray
+) -> np.ndarray:
+    """How much what was found looks like what is labelled: cosine ``[R, L]`` in [-1, 1] of the mean
+    features under the masks, at L levels; -1 where nothing was found.
+
+    Args:
+        queries: features of R query images.
+        found: bool ``[R, H, W]``.
+        supports: features of the R support images.
+        labelled: bool ``[R, H, W]``.
+    """
+    cosines = []
+    for level in LEVELS:
+        means = []
+        for features, masks in ((queries, found), (supports, labelled)):
+            maps = features.levels[level].float()
+            weights = on_grid(torch.as_tensor(masks, device=maps.device), maps.shape[-2:])
+            means.append(masked_average(maps, weights))
+        cosines.append(torch.cosine_similarity(means[0], means[1], dim=1).cpu().numpy())
+    cosine = np.stack(cosines, axis=1)
+    cosine[~found.any(axis=(1, 2))] = -1
+    return cosine
+
+
+def standing_out(values: np.ndarray) -> np.ndarray:
+    """The run of values that stands out most from the rest, bool ``[S]``; all where none does.
+
+    Its mean is higher and the variance between the two the largest: Otsu's criterion, over runs in
+    place of thresholds.
+    """
+    n = len(values)
+    sums = np.concatenate([[0.0], np.cumsum(values - values.mean())])
+    start, end = np.triu_indices(n + 1, 1)
+    length, total = end - start, sums[end] - sums[start]
+    inside = (length < n) & (total > 1e-9)
+    if not inside.any():
+        return np.ones(n, bool)
+    between = np.where(inside, total**2 / np.maximum(1, length * (n - length)), -1)
+    best = between.argmax()
+    kept = np.zeros(n, bool)
+    kept[start[best] : end[best]] = True
+    return kept
+
+
+def _standardised(cues: np.ndarray) -> np.ndarray:
+    """Each column of ``[S, C]`` with mean 0 and deviation 1, its lowest twentieth cut off, so that
+    a slice gone wrong does not stand out by itself."""
+    cut = np.maximum(cues, np.quantile(cues, 0.05, axis=0))
+    return (cut - cut.mean(axis=0)) / np.maximum(cut.std(axis=0), 1e-6)

@@ -1,0 +1,170 @@
+"""Stage 2, Support-Query Matching: the copies nearest to each query slice, by any distance."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from fsmis.errors import UserError
+from fsmis.segmenters.features import Features
+
+# What a matcher reads: images float32 [B, H, W] in [0, 1], or the segmenter's features of B images.
+Slices = TypeVar("Slices", np.ndarray, Features)
+
+
+class Matcher(ABC, Generic[Slices]):
+    """Distance between every query slice and every support copy; lower is nearer.
+
+    ``fit`` keeps what is needed of the copies, so that every image passes through a network once
+    for all pairs.
+
+    Attributes:
+        on_features: reads the segmenter's features in place of images, so that who holds them
+            already encodes nothing twice.
+        image_size: side in pixels that it brings images to itself; None where copies and queries
+            have to come in one size.
+    """
+
+    on_features: ClassVar[bool] = False
+    image_size: int | None = None
+
+    @abstractmethod
+    def fit(self, support: Slices) -> None:
+        """Remember the N support copies."""
+
+    @abstractmethod
+    def distance(self, queries: Slices) -> torch.Tensor:
+        """Distances float ``[S, N]`` of S query slices to the copies."""
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What a query slice was segmented from: an image float32 [H, W] in [0, 1], a mask bool [H, W]
+    on it, and how many such pairs prompted it together, of which this is the nearest."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    of: int = 1
+
+
+def to_tensor(images: np.ndarray, image_size: int | None) -> Tensor:
+    """Images ``[B, H, W]`` as a float32 tensor, resized to a square of ``image_size`` pixels
+    (bilinear, antialiased) unless that is None."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+    return pixels if image_size is None else resize(pixels, [image_size, image_size])
+
+
+def fitted(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Images float32 ``[B, H, W]`` in the size (H, W), resized likewise where theirs is another."""
+    return images if images.shape[1:] == size else resize(to_tensor(images, None), size).numpy()
+
+
+# Distances closer than this fraction of a row's largest differ by floating-point rounding alone; so
+# do squared distances of float32 vectors below its square, where all copies equal the query.
+ROUNDING = 1e-6
+
+
+def match(matcher: Matcher[Slices], queries: Slices, support: Slices, k: int = 1) -> np.ndarray:
+    """Indices of the k nearest support copies of every query slice.
+
+    Args:
+        matcher: the distance.
+        queries: S query slices: images float32 ``[S, H, W]`` in [0, 1], or their features where
+            ``matcher.on_features``.
+        support: N support copies likewise, the original first. Query slices of another size are
+            resized to theirs where the matcher does not bring all images to one size itself.
+        k: copies for each query slice.
+
+    Returns:
+        int64 ``[S, k]``, nearest last; see :func:`nearest` for ties.
+
+    Raises:
+        UserError: no slices, fewer copies than k, images not finite or outside [0, 1], distances
+            not finite.
+    """
+    for name, slices in (("support", support), ("query", queries)):
+        if not len(slices):
+            raise UserError(f"matching needs at least one {name} slice, got none")
+        if isinstance(slices, np.ndarray):
+            _check_images(name, slices)
+    if (
+        isinstance(queries, np.ndarray)
+        and isinstance(support, np.ndarray)
+        and matcher.image_size is None
+    ):
+        queries = fitted(queries, support.shape[1:])
+    matcher.fit(support)
+    return nearest(matcher.distance(queries), k)
+
+
+def nearest(distances: torch.Tensor, k: int = 1) -> np.ndarray:
+    """Columns of the k smallest values of every row of ``[S, N]``, int64 ``[S, k]``, nearest last.
+
+    Of columns that are equal up to floating-point rounding, the lowest is the nearest: the same on
+    every machine.
+
+    Raises:
+        UserError: not 1 <= k <= N, or NaN or infinite values.
+    """
+    values = distances.detach().cpu().numpy().astype(np.float64)
+    if not 1 <= k <= values.shape[1]:
+        raise UserError(
+            f"the {k} nearest of {values.shape[1]} support copies asked for; set method.memories "
+            "from 1 to the size of the support set"
+        )
+    if not np.isfinite(values).all():
+        query, copy = np.argwhere(~np.isfinite(values))[0]
+        raise UserError(
+            f"the distance of query slice {query} to support copy {copy} is {values[query, copy]}; "
+            "look for NaN in the images or the matcher's weights"
+        )
+    slack = ROUNDING * np.abs(values).max(axis=1, keepdims=True) + ROUNDING**2
+    chosen = []
+    for _ in range(k):
+        first = (values <= values.min(axis=1, keepdims=True) + slack).argmax(axis=1)
+        values[np.arange(len(values)), first] = np.inf
+        chosen.append(first)
+    return np.stack(chosen[::-1], axis=1)
+
+
+def _check_images(name: str, images: np.ndarray) -> None:
+    if not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:
+        raise UserError(
+            f"matching: {name} images must be finite and scaled to [0, 1], got values from "
+            f"{images.min()} to {images.max()}"
+        )
+
+
+class Random(Matcher[np.ndarray]):
+    """Distances drawn uniformly from [0, 1); a query's depend on its pixels and the seed alone,
+    not on the order of calls."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def fit(self, support: np.ndarray) -> None:
+        self._n_copies = len(support)
+
+    def distance(self, queries: np.ndarray) -> Tensor:
+        rows = [self._generator(image).random(self._n_copies) for image in queries]
+        return torch.from_numpy(np.stack(rows))
+
+    def _generator(self, image: np.ndarray) -> np.random.Generator:
+        pixels = np.ascontiguousarray(image, dtype=np.float32).tobytes()
+        digest = hashlib.sha256(f"{self.seed}/".encode() + pixels).digest()
+        return np.random.default_rng(int.from_bytes(digest, "big"))
+
+
+class Identity(Matcher[np.ndarray]):
+    """Distance 0 to the original, 1 to every augmented copy: always the original."""
+
+    def fit(self, support: np.ndarray) -> None:
+        self._row = (torch.arange(len(support)) > 0).float()
+
+    def distance(self, queries: np.ndarray) -> Tensor:
+        return self._row.expand(len(queries), -1)

@@ -1,0 +1,93 @@
+"""Volume as video, in both directions: confident slices of the query prompt their neighbours."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.special import expit
+
+from fsmis.data.protocol import OrganTask
+from fsmis.errors import UserError
+from fsmis.pipeline.prompting import Prompts, Segment
+from fsmis.segmenters.answer import Answer
+
+
+class VolumePass:
+    """Second pass through the query volume.
+
+    After the first pass, the mask of a confident query slice becomes a memory of the same organ for
+    the slices around it. All slices take this step at once: errors do not travel along the volume
+    as they do when slice follows slice.
+
+    Args:
+        reach: slices up and down whose masks prompt a slice; 0 turns the pass off.
+        confidence: least mean probability of a mask's pixels to become a memory.
+
+    Raises:
+        UserError: a setting out of its range.
+    """
+
+    def __init__(self, reach: int, confidence: float):
+        if not isinstance(reach, int) or reach < 0:
+            raise UserError(f"method.volume_pass.reach={reach}: must be a whole number, 0 or more")
+        if not 0 <= confidence < 1:
+            raise UserError(f"method.volume_pass.confidence={confidence}: must be in [0, 1)")
+        self.reach = reach
+        self.confidence = confidence
+
+    def confident(self, answer: Answer) -> np.ndarray:
+        """Which masks become memories: bool ``[R]``; empty ones never."""
+        foreground = answer.masks
+        probability = np.where(foreground, expit(answer.logits), 0).sum(axis=(1, 2))
+        return probability > self.confidence * foreground.sum(axis=(1, 2))
+
+    def refine(
+        self,
+        answer: Answer,
+        organs: Mapping[str, OrganTask],
+        first: Prompts,
+        segment: Segment,
+    ) -> Answer:
+        """The answer after the second pass; without a confident neighbour as before it.
+
+        Args:
+            answer: of the first pass, R rows.
+            organs: tasks whose query slices are the rows, in order.
+            first: prompts of the first pass.
+            segment: answers prompts; copies and query slices are one set of images to it.
+        """
+        if not self.reach:
+            return answer
+        slices = [(organ, int(z)) for organ, task in organs.items() for z in task.query_slices]
+        rows, second = self.prompts(answer, slices, first)
+        return answer.with_rows(rows, segment(second)) if len(rows) else answer
+
+    def prompts(
+        self, answer: Answer, slices: list[tuple[str, int]], first: Prompts
+    ) -> tuple[np.ndarray, Prompts]:
+        """Prompts of the second pass.
+
+        Args:
+            answer: of the first pass, R rows.
+            slices: organ and slice position of each row.
+            first: prompts of the first pass, copies and query slices in one set of images.
+
+        Returns:
+            The rows with a confident neighbour, int ``[Q]``, and their prompts: the memories of the
+            first pass, then the neighbours, the nearest last.
+        """
+        known = np.flatnonzero(self.confident(answer))
+        memory_of = {slices[row]: len(first.memory_copy) + new for new, row in enumerate(known)}
+        steps = [step for away in range(self.reach, 0, -1) for step in (-away, away)]
+        neighbours = np.array(
+            [[memory_of.get((organ, z + step), -1) for step in steps] for organ, z in slices]
+        )
+        neighbours[answer.excluded] = -1
+        rows = np.flatnonzero((neighbours >= 0).any(axis=1))
+        return rows, Prompts(
+            memory_copy=np.concatenate([first.memory_copy, first.row_query[known]]),
+            memory_mask=first.memory_mask,
+            row_query=first.row_query[rows],
+            row_memory=np.hstack([first.row_memory, neighbours])[rows],
+            predicted_mask=answer.masks[known],
+            size=first.size,
+        )

@@ -1,1 +1,0 @@
-"""Tables and figures of a paper, from the runs that an experiment of ``conf/experiment`` plans."""

@@ -1,0 +1,209 @@
+"""What the tables of a paper share: command line, the runs they need, what is said of missing."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fsmis.errors import UserError
+from fsmis.files import require_name
+from fsmis.reporting import display
+from fsmis.reporting.paper_rows import Row, Rows
+from fsmis.reporting.planned import Experiment, FinishedRuns, PlannedRun, write_figures, write_table
+from fsmis.reporting.tables import PAIRED
+
+NONE: Mapping[str, str] = MappingProxyType({})
+LISTED = 10  # missing runs that a table names, more are counted
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a table.
+
+    Attributes:
+        name: of the table, and of the experiment that plans its runs.
+        runs: below the results folder.
+        stem: path of the files to write, without suffix.
+        overrides: settings of all runs, as ``fsmis.run`` takes them, the dataset among them.
+    """
+
+    name: str
+    runs: FinishedRuns
+    stem: Path
+    overrides: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The runs of a table that are there, the names of those that are not, and the commands that
+    make these and what else was asked for."""
+
+    rows: Rows
+    missing: list[str]
+    commands: list[str]
+
+    def notes(self) -> list[str]:
+        """What a reader of the table has to know of them."""
+        if len(self.missing) > LISTED:
+            return [f"{len(self.missing)} runs of this table are not there."]
+        return [f"Not run: {'; '.join(self.missing)}."] if self.missing else []
+
+
+Names = Callable[[PlannedRun], dict[str, str]]
+
+
+def requested(
+    script: str, doc: str | None, arguments: Sequence[str] | None, tables: Mapping[str, str] = NONE
+) -> Request:
+    """Read the command line of ``python -m experiments.<script>``.
+
+    Args:
+        script: its name, and that of its table.
+        doc: what it does.
+        arguments: None for those of the process.
+        tables: names of the tables by the word that asks for them, of a script with several.
+
+    Raises:
+        UserError: the results folder is not there or damaged.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.{script}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if tables:
+        parser.add_argument("table", metavar="NAME", choices=tables, help=f"{', '.join(tables)}")
+    parser.add_argument("results", type=Path, help="results_dir of the runs, e.g. results/runs")
+    parser.add_argument("overrides", nargs="*", help="settings of all runs, as fsmis.run has them")
+    parser.add_argument("--dataset", default="chaos_mri", help="choice of dataset (%(default)s)")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
+    options = parser.parse_intermixed_args(arguments)
+    require_name("--dataset", options.dataset)
+    runs = FinishedRuns(options.results)
+    settings = [f"dataset={options.dataset}", *runs.data_root(options.dataset)]
+    name = tables[options.table] if tables else script
+    stem = (options.out or options.results) / f"{name}_{options.dataset}"
+    return Request(name, runs, stem, [*settings, *options.overrides])
+
+
+def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Found:
+    """Look the runs of a table up.
+
+    Args:
+        request: the user's.
+        names: what a row of the table is called, by column.
+        experiments: that plan the runs; without any, the one named like the table. The base of the
+            first is the reference of the table.
+
+    Raises:
+        UserError: none of the runs is there.
+    """
+    plans = [Experiment(name, request.overrides) for name in experiments or [request.name]]
+    rows, reference, missing, commands = [], None, [], []
+    for experiment in plans:
+        unfinished = []
+        for planned in experiment.runs:
+            run = request.runs.find(planned)
+            if run is None or not run.has(planned.fold):
+                unfinished.append(planned)
+            if run is None:
+                missing.append(", ".join(names(planned).values()))
+                continue
+            rows.append(Row(names(planned), run))
+            if planned.identity == plans[0].base.identity and not run.partial:
+                reference = rows[-1]
+        if unfinished:
+            commands.append(experiment.command(unfinished, request.runs.results))
+    if not rows:
+        raise UserError(
+            f"{request.runs.results}: none of the {len(missing)} runs of this table is there; "
+            f"make them with: {' && '.join(commands)}"
+        )
+    return Found(Rows(rows, reference), missing, commands)
+
+
+def swept(headers: Mapping[str, str]) -> Names:
+    """Names of a run: its values of what is swept, under these headers, else its method."""
+
+    def names(run: PlannedRun) -> dict[str, str]:
+        values = {headers.get(key, key.split(".")[-1]): value for key, value in run.values.items()}
+        return values or {"method": run.method}
+
+    return names
+
+
+def write(
+    request: Request,
+    found: Found,
+    title: str,
+    figure: Figure,
+    table: pd.DataFrame,
+    best: pd.DataFrame | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write table and figure of found runs; print the table, the paths and what is missing.
+
+    Args:
+        request: the user's.
+        found: the runs; the numbers of their rows are the CSV file.
+        title: of the table; the dataset is added.
+        figure: beside it.
+        table: as it is printed.
+        best: see ``write_table``.
+        notes: that come before those of the rows.
+    """
+    title = f"{title}, {found.rows.rows[0].run.plan['dataset']}"
+    notes = [*notes, *found.rows.notes(), *found.notes()]
+    paths = write_table(request.stem, title, found.rows.frame, table, notes, best)
+    paths += write_figures(request.stem, figure)
+    display.table(title, table, [*notes, *map(str, paths)])
+    say_what_is_missing(found.commands)
+
+
+def write_rows(request: Request, found: Found, title: str, figure: Figure) -> None:
+    """``write`` of a row for each run; what all rows have in common goes into a note."""
+    table = presented(found.rows.frame)
+    constant = [name for name in ("protocol", "covered") if table[name].nunique() == 1]
+    shared = ", ".join(str(table[name].iloc[0]) for name in constant)
+    table = table.drop(columns=constant)
+    notes = [f"All rows: {shared}."] if shared else []
+    write(request, found, title, figure, table, best_cells(found.rows, table), notes)
+
+
+def say_what_is_missing(commands: Sequence[str]) -> None:
+    """Print the commands that make what was asked for and is not there."""
+    if commands:
+        display.console.print("Missing or partial runs; these commands make them:")
+        for command in commands:
+            display.console.print(f"  {command}")
+
+
+def presented(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame of ``Rows`` as it is printed.
+
+    The interval becomes one column; where nothing was tested the columns of tests are left out.
+    """
+    table = frame.drop(columns=["variant", "low", "high"])
+    interval = [
+        "–" if pd.isna(low) else f"{low:.1f} – {high:.1f}"
+        for low, high in zip(frame["low"], frame["high"], strict=True)
+    ]
+    table.insert(list(table).index("median"), "95 % interval", interval)
+    tested = frame["p"].notna().any()
+    table = table if tested else table.drop(columns=["difference", "p"])
+    return table.rename(columns={"difference": PAIRED})
+
+
+def best_cells(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
+    """The highest Dice of each column, where several runs are complete."""
+    best = pd.DataFrame(False, table.index, table.columns)
+    complete = [not row.run.partial for row in rows.rows]
+    if sum(complete) > 1:
+        for column in rows.rows[0].dice.index:
+            dice = table[column].where(complete)
+            best[column] = dice.eq(dice.max())
+    return best

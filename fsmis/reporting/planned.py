@@ -1,0 +1,189 @@
+"""Runs that a table needs, and those that are there.
+
+An experiment, ``conf/experiment/<name>.yaml``, says which runs its table needs. Each is looked up
+by what identifies it (method, protocol, dataset, seed, weights, scoring code, see
+``variant.configured``), so a run counts as finished where ``python -m fsmis run`` would find it
+done, whichever command made it and for whichever table.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from fsmis.errors import UserError
+from fsmis.files import write_atomic, write_figure
+from fsmis.reporting.runs import Fold, StoredRun, stored_runs
+from fsmis.reporting.tables import markdown, shown
+from fsmis.runs.sweep import Job, compose_jobs
+from fsmis.runs.variant import configured
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """A run that an experiment plans.
+
+    Attributes:
+        values: its value of each key that the experiment or the user sweeps, such as
+            ``{"matcher": "ssim"}``.
+        method: its choice of method.
+        fold: of ``protocol.fold``: a number, several, or ``all``.
+        identity: see ``variant.configured``.
+    """
+
+    values: dict[str, str]
+    method: str
+    fold: Fold
+    identity: dict[str, Any]
+
+
+class Experiment:
+    """The runs that ``conf/experiment/<name>.yaml`` plans.
+
+    Args:
+        name: of the experiment.
+        overrides: settings of all its runs, as ``fsmis.run -m`` takes them: they go before those of
+            the experiment, several values of a key are a sweep.
+
+    Attributes:
+        runs: in the order of the sweep.
+        base: the run without any sweep; where it is one of ``runs``, the others compare with it.
+    """
+
+    def __init__(self, name: str, overrides: Sequence[str] = ()) -> None:
+        jobs = compose_jobs([f"experiment={name}", *overrides], multirun=True)
+        self.runs = [_planned(job) for job in jobs]
+        self._shared = jobs[0].shared
+        (base,) = compose_jobs(self._shared, multirun=False)
+        self.base = _planned(base)
+
+    def command(self, runs: Sequence[PlannedRun], results: Path, *more: str) -> str:
+        """The command that makes some of the runs; it leaves what is done as it is."""
+        values: dict[str, dict[str, None]] = {}  # of each key, each once, in order
+        for run in runs:
+            for key, value in run.values.items():
+                values.setdefault(key, {})[value] = None
+        swept = [f"{key}={','.join(found)}" for key, found in values.items()]
+        words = [*self._shared, *more, *swept]
+        return shlex.join(["python", "-m", "fsmis.run", "-m", *words, f"results_dir={results}"])
+
+
+def _planned(job: Job) -> PlannedRun:
+    identity = json.loads(json.dumps(configured(job.cfg)))
+    return PlannedRun(job.values, job.choices["method"], job.cfg.protocol.fold, identity)
+
+
+class FinishedRuns:
+    """All runs below a results folder, looked up by what was planned.
+
+    Raises:
+        UserError: there is no such folder, or a plan in it is damaged.
+    """
+
+    def __init__(self, results: Path) -> None:
+        if not results.is_dir():
+            raise UserError(f"{results}: no such folder; give the results_dir of fsmis.run")
+        self.results = results
+        self._runs = stored_runs(results)
+
+    def find(self, planned: PlannedRun) -> StoredRun | None:
+        """The run with scores that was planned: of several, as on other data, the fullest, then
+        the latest."""
+        found = [
+            run.of(planned.fold)
+            for run in self._runs
+            if run.method == planned.method
+            and {k: v for k, v in run.plan["identity"].items() if k != "data"} == planned.identity
+        ]
+        scored = [run for run in found if not run.scores.empty]
+        return max(scored, key=_fullest_and_latest, default=None)
+
+    def data_root(self, dataset: str) -> list[str]:
+        """``["dataset.root=..."]`` as runs of a dataset have it; empty where there are none."""
+        of_dataset = [run for run in self._runs if run.plan["dataset"] == dataset]
+        return [f"dataset.root={of_dataset[0].config.dataset.root}"] if of_dataset else []
+
+
+def _fullest_and_latest(run: StoredRun) -> tuple[int, float]:
+    return len(run.scores), (run.folder.path / "scores.csv").stat().st_mtime
+
+
+# What text holds that LaTeX reads otherwise, or that its fonts lack.
+LATEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "±": r"$\pm$", "†": r"$\dagger$"}
+)
+NUMBER = re.compile(r"[-+–<\[\d]")  # how a number, an interval or a dash begins
+DPI = 200
+
+
+def write_table(
+    stem: Path,
+    title: str,
+    numbers: pd.DataFrame,
+    table: pd.DataFrame,
+    notes: list[str],
+    best: pd.DataFrame | None = None,
+) -> list[Path]:
+    """Write ``<stem>.csv``, ``.md`` and ``.tex``; returns their paths.
+
+    Args:
+        stem: path without its suffix; its name is the label of the table in LaTeX.
+        title: of the table.
+        numbers: for the CSV file.
+        table: for the other two.
+        notes: sentences below the table.
+        best: bool, like ``table``: cells to be printed bold.
+    """
+    text = shown(table)
+    bold = pd.DataFrame(False, text.index, text.columns) if best is None else best
+    files = {
+        "csv": numbers.to_csv(index=False),
+        "md": markdown(title, text.mask(bold, "**" + text + "**"), notes),
+        "tex": latex(title, stem.name, text, notes, bold),
+    }
+    paths = []
+    for suffix, content in files.items():
+        paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+        write_atomic(paths[-1], content.encode())
+    return paths
+
+
+def write_figures(stem: Path, figure: Figure) -> list[Path]:
+    """Write ``<stem>.png`` and ``<stem>.pdf``; returns their paths."""
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "pdf")]
+    with rc_context({"pdf.fonttype": 42}):  # text that stays text, as journals ask for
+        for path in paths:
+            write_figure(path, figure, DPI)
+    return paths
+
+
+def latex(title: str, label: str, text: pd.DataFrame, notes: list[str], bold: pd.DataFrame) -> str:
+    """A floating table in booktabs' rules, ``\\label{tab:<label>}``; the notes are in its caption.
+
+    It needs ``\\usepackage{booktabs}`` and nothing else.
+    """
+    escaped = text.map(_escaped)
+    escaped = escaped.mask(bold, r"\textbf{" + escaped + "}")
+    escaped.columns = [_escaped(column) for column in text.columns]
+    numeric = [all(NUMBER.match(cell) for cell in text[column]) for column in text.columns]
+    return escaped.style.hide(axis="index").to_latex(
+        column_format="".join("r" if right else "l" for right in numeric),
+        position="t",
+        position_float="centering",
+        hrules=True,
+        caption=_escaped(" ".join([f"{title}.", *notes])),
+        label=f"tab:{label}",
+    )
+
+
+def _escaped(text: object) -> str:
+    return str(text).translate(LATEX)

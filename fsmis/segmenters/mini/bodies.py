@@ -1,0 +1,205 @@
+"""Label maps of random bodies: air, fat, bone, tissues, and organs painted over them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fsmis.segmenters.mini.settings import Draw, SyntheticSettings
+
+AIR, FAT, BONE, TISSUE = 0, 1, 2, 3  # labels; tissues count up from TISSUE, organs follow
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where in its body every pixel lies.
+
+    Attributes:
+        x, y: ``[B, F, S, S]``; a body lies within -1 and 1.
+        height: ``[B, F, 1, 1]``.
+        origin: x and y ``[B, 1, 1, 1]`` that tissues are laid around.
+        detail: ``[B, 1, 1, 1]``, size of tissues, 1 where the whole body is in view.
+    """
+
+    x: Tensor
+    y: Tensor
+    height: Tensor
+    origin: tuple[Tensor, Tensor]
+    detail: Tensor
+
+
+def tissue_labels(settings: SyntheticSettings, points: Points, draw: Draw) -> Tensor:
+    """Label map int64 ``[B, F, S, S]`` of air, fat, bone and tissues."""
+    x, y = points.x, points.y
+    batch, frames, size, _ = x.shape
+    cells = int(draw.uniform(5, 14, 1))
+    low, high = draw.smooth(cells, 48, 2, batch, 1, settings.tissues)
+    turn = (1.5 * points.height)[:, :, None]
+    fields = (turn.cos() * low + turn.sin() * high).flatten(0, 1)
+    across, along = (x - points.origin[0]), (y - points.origin[1])
+    grid = torch.stack((across, along), -1) / (1.6 * points.detail[..., None])
+    fields = F.grid_sample(
+        fields, grid.flatten(0, 1), padding_mode="reflection", align_corners=False
+    )
+    labels = (TISSUE + fields.argmax(1)).view(batch, frames, size, size)
+
+    def per_body(low: float, high: float) -> Tensor:
+        return draw.uniform(low, high, batch, 1, 1, 1)
+
+    # A quarter of the bodies is cropped: the outline lies outside the view.
+    girth = torch.where(draw.chance(0.25, batch, 1, 1, 1), per_body(1.6, 2), per_body(0.75, 1))
+    angle = torch.atan2(y, x)
+    wobble = per_body(0, 0.06) * (2 * angle + per_body(0, 6)).cos()
+    wobble = wobble + per_body(0, 0.04) * (3 * angle + per_body(0, 6)).cos()
+    power = per_body(1.8, 3.2)
+    outline = x.abs() ** power + (y.abs() / per_body(0.6, 1)) ** power
+    radius = outline ** (1 / power) / girth + wobble
+    rim = per_body(0.8, 1.0)
+    ribs = (radius - rim + per_body(0.02, 0.12)).abs() < per_body(0.01, 0.05)
+    ribs &= (per_body(3, 14) * angle + 4 * points.height + per_body(0, 6)).cos() > per_body(-0.5, 1)
+    labels = torch.where(ribs & draw.chance(0.6, batch, 1, 1, 1), BONE, labels)
+    labels = torch.where(radius > rim, FAT, labels)
+    return torch.where(radius > 1, AIR, labels)
+
+
+class Organs:
+    """Parameters of O organs in B bodies, each a shell around a core, and how to paint them."""
+
+    def __init__(self, settings: SyntheticSettings, batch: int, frames: int, draw: Draw):
+        count = settings.organs
+        self.settings = settings
+        self.x = draw.uniform(-0.65, 0.65, batch, count)
+        self.y = draw.uniform(-0.55, 0.55, batch, count)
+        # Large organs lie below small ones, so that they are not cut to pieces.
+        largest = torch.linspace(math.log(0.65), math.log(0.2), count, device=self.x.device)
+        length = torch.lerp(
+            largest.new_tensor(math.log(0.05)), largest, draw.uniform(0, 1, batch, count)
+        )
+        length = length.exp()
+        aspect = draw.uniform(0, 1, batch, count) ** 2 * 1.4
+        self.a, self.b = length, (length * (-aspect).exp()).clamp(min=0.025)
+        self.angle = draw.uniform(0, math.pi, batch, count)
+        self.bend = draw.normal(batch, count) * 0.6
+        self.wobble = draw.uniform(0, 0.3, batch, count)
+        # Where a core is, the shell is this share of the radius; thin ones are walls, a myocardium.
+        wall = draw.uniform(math.log(settings.thinnest), math.log(0.6), batch, count).exp()
+        self.core = torch.where(draw.chance(0.45, batch, count), 1 - wall, 0.0)
+        self.middle = draw.normal(batch, count) * 0.6
+        self.reach = draw.uniform(0.4, 1.6, batch, count)
+        self.lean = draw.normal(2, batch, count) * 0.12
+        self.twin = torch.zeros(batch, count, dtype=torch.bool, device=self.x.device)
+        self._mirror_some(draw)
+        self._lay_crescents(draw)
+        change = settings.shape_change
+        self.move = draw.normal(2, batch, frames, count) * change * 0.3
+        self.swell = (draw.normal(batch, frames, count) * change).exp()
+        self.core_change = draw.normal(batch, frames, count) * change * 1.5
+        self.draw = draw
+
+    def _mirror_some(self, draw: Draw) -> None:
+        """Make the last organs mirrored twins of those before them, as kidneys are; of some twins
+        one begins where the other has ended."""
+        for twin in range(self.settings.organs - 1, self.settings.organs - 5, -2):
+            twins = draw.chance(0.6, len(self.x))
+            mirror = {"x": -self.x, "angle": math.pi - self.angle, "bend": self.bend}
+            for name in ("x", "y", "a", "b", "angle", "bend", "core", "middle", "reach", "wobble"):
+                values = getattr(self, name)
+                source = mirror.get(name, values)[:, twin - 1]
+                values[:, twin] = torch.where(twins, source, values[:, twin])
+            self.twin[:, twin] = twins
+            away = draw.uniform(0.3, 1.4, len(self.x)) * draw.normal(len(self.x)).sign()
+            apart = twins & draw.chance(0.5, len(self.x))
+            self.middle[:, twin] += torch.where(apart, away, 0.0)
+
+    def _lay_crescents(self, draw: Draw) -> None:
+        """Lay an organ beside a later one, which cuts a crescent out of it, as a left ventricle
+        does out of the right."""
+        for organ in (0, 2):
+            beside = draw.chance(0.5, len(self.x))
+            host = organ + 1
+            direction = draw.uniform(0, 2 * math.pi, len(self.x))
+            radius = (self.a[:, host] * self.b[:, host]).sqrt()
+            near = 0.9 * radius
+            for name, value in (
+                ("x", self.x[:, host] + near * direction.cos()),
+                ("y", self.y[:, host] + near * direction.sin()),
+                ("a", radius * draw.uniform(0.8, 1.3, len(self.x))),
+                ("b", radius * draw.uniform(0.8, 1.3, len(self.x))),
+                ("middle", self.middle[:, host]),
+                ("reach", self.reach[:, host]),
+            ):
+                values = getattr(self, name)
+                values[:, organ] = torch.where(beside, value, values[:, organ])
+            ring = torch.where(
+                draw.chance(0.7, len(self.x)) & beside,
+                draw.uniform(0.55, 0.9, len(self.x)),
+                self.core[:, host],
+            )
+            self.core[:, host] = ring
+
+    def centre(self, height: Tensor) -> tuple[Tensor, Tensor]:
+        """x and y ``[B, F, O]`` of every organ at ``height`` ``[B, F]``."""
+        x = self.x[:, None] + self.lean[0][:, None] * height[..., None] + self.move[0]
+        y = self.y[:, None] + self.lean[1][:, None] * height[..., None] + self.move[1]
+        return x, y
+
+    def growth(self, height: Tensor) -> Tensor:
+        """Size ``[B, F, O]`` of every organ at ``height`` ``[B, F]``, 1 in its middle, then
+        swollen or shrunk; 0 beyond its end."""
+        away = (height[..., None] - self.middle[:, None]) / self.reach[:, None]
+        return (1 - away**2).clamp(min=0).sqrt() * self.swell
+
+    def paint(self, labels: Tensor, points: Points) -> OrganLabels:
+        """Paint the organs into ``labels`` in place, later over earlier ones."""
+        batch, frames = points.x.shape[:2]
+        count = self.settings.organs
+        fields = self.draw.smooth(6, 24, batch, count).repeat_interleave(frames, 0)
+        height = points.height[:, :, 0, 0]
+        centres = self.centre(height)
+        growth = self.growth(height).clamp(min=1e-3)
+        inside = labels >= BONE
+        first = TISSUE + self.settings.tissues
+        for organ in range(count):
+            u = points.x - centres[0][:, :, organ, None, None]
+            v = points.y - centres[1][:, :, organ, None, None]
+            cos = self.angle[:, organ].cos().view(-1, 1, 1, 1)
+            sin = self.angle[:, organ].sin().view(-1, 1, 1, 1)
+            a = (self.a[:, None, organ] * growth[:, :, organ])[..., None, None]
+            b = (self.b[:, None, organ] * growth[:, :, organ])[..., None, None]
+            along, across = (cos * u + sin * v) / a, (cos * v - sin * u) / b
+            bend = self.bend[:, organ].view(-1, 1, 1, 1)
+            across = across + bend * (along**2 - 0.5)
+            grid = torch.stack((along, across), -1).flatten(0, 1) / 2
+            field = F.grid_sample(fields[:, organ, None], grid, align_corners=False)
+            wobble = self.wobble[:, organ].view(-1, 1, 1, 1) * field.view_as(along)
+            radius = (along**2 + across**2).sqrt() + wobble
+            core = self.core[:, None, organ]
+            core = 1 - (1 - core) * self.core_change[:, :, organ].exp()
+            core = core.clamp(max=0.95) * (self.core[:, None, organ] > 0)
+            shell = inside & (radius < 1)
+            labels.masked_fill_(shell, first + 2 * organ)
+            labels.masked_fill_(shell & (radius < core[..., None, None]), first + 2 * organ + 1)
+        return OrganLabels(first, self.core > 0, self.twin)
+
+
+@dataclass(frozen=True)
+class OrganLabels:
+    """Label ``first + 2 o`` is the shell of organ o and ``first + 2 o + 1`` its core.
+
+    Attributes:
+        first: label of the first organ's shell.
+        has_core: bool ``[B, O]``.
+        twin: bool ``[B, O]``, organ o looks like organ o - 1.
+    """
+
+    first: int
+    has_core: Tensor
+    twin: Tensor
+
+    @property
+    def count(self) -> int:
+        return self.first + 2 * self.has_core.shape[1]

@@ -1,0 +1,219 @@
+"""Speed and equality against the reference path: ``python -m fsmis bench [--out FOLDER]``.
+
+The reference is the public ``SAM2VideoPredictor`` over a folder of frames and the ``lpips`` package
+pair by pair; ours does the same in memory, each image through each network once. Same pixels, same
+seeded random weights, same process, in turns; on the CPU. Exit code 1 where the answers differ or
+an image passes a network more often than promised.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from fsmis.cli import CONF_DIR, SOME_FAILED, command_line, console
+from fsmis.files import write_atomic, write_figure
+from fsmis.pipeline.backbones import BACKBONES
+from fsmis.tools.bench.measure import Way, clock, count, show, tabulate
+from fsmis.tools.bench.ways import Perceptual, TwoFrame
+from fsmis.tools.bench.workload import Workload, phantom_workload, promises
+
+TICKS = (1, 2, 5)  # of each power of ten
+AXES = {
+    "query slices": "two-frame step",
+    "organs": "two-frame step",
+    "support copies": "LPIPS of all pairs",
+}
+
+
+def measure_scaling(
+    work: Workload,
+    stage3: TwoFrame,
+    stage2: Perceptual,
+    known: Mapping[str, Sequence[Way]],
+) -> pd.DataFrame:
+    """Time all ways on parts of a workload, once each.
+
+    Slices in a quarter, half and all, organs from 1 to all with a quarter of the slices, copies in
+    a quarter, half, all but the last point.
+
+    Args:
+        work: of S slices, K organs and 2 N copies.
+        stage3: the two-frame step.
+        stage2: LPIPS.
+        known: measured already, by axis: the points S and N.
+
+    Returns:
+        Columns ``axis``, ``value``, ``way``, ``seconds``.
+    """
+    slices, organs, copies = len(work.queries), work.masks.shape[1], len(work.copies) // 2
+    few = max(slices // 4, 1)
+    rows = _rows("query slices", slices, known["query slices"])
+    rows += _rows("support copies", copies, known["support copies"])
+    for value in _below(slices):
+        rows += _clocked("query slices", value, stage3.ways(work.part(value, organs, copies)))
+    for value in range(1, organs + 1):
+        rows += _clocked("organs", value, stage3.ways(work.part(few, value, copies)))
+    for value in (*_below(copies), 2 * copies):
+        rows += _clocked("support copies", value, stage2.ways(work.part(slices, organs, value)))
+    return pd.DataFrame(rows).sort_values(["axis", "way", "value"], ignore_index=True)
+
+
+def draw_scaling(frame: pd.DataFrame, title: str) -> Figure:
+    """A panel for each axis, a line for each way; both axes logarithmic."""
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    panels = figure.subplots(1, len(AXES))
+    for panel, (axis, stage) in zip(panels, AXES.items(), strict=True):
+        points = frame[frame["axis"] == axis]
+        for way, line in points.groupby("way", sort=False):
+            panel.plot(line["value"], line["seconds"], marker="o", label=way)
+        values = sorted(points["value"].unique())
+        panel.set(title=stage, xlabel=axis, ylabel="seconds", xscale="log", yscale="log")
+        panel.set_xticks(values, [str(value) for value in values])
+        panel.yaxis.set_major_locator(LogLocator(subs=TICKS))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
+        panel.legend(fontsize="small")
+    return figure
+
+
+def _below(value: int) -> list[int]:
+    return sorted({max(value // 4, 1), max(value // 2, 1)} - {value})
+
+
+def _clocked(axis: str, value: int, ways: list[Way]) -> list[dict[str, object]]:
+    clock(ways, repeats=1)
+    return _rows(axis, value, ways)
+
+
+def _rows(axis: str, value: int, ways: Sequence[Way]) -> list[dict[str, object]]:
+    return [{"axis": axis, "value": value, "way": way.name, "seconds": way.median} for way in ways]
+
+
+FULL = (512, 1024)  # image sizes that --full adds
+
+NOTES = [
+    "times faster: median seconds of the reference (first row) over those of the row.",
+    "of floor: median seconds of the row over those of the floor, every distinct image through the "
+    "encoder (LPIPS: backbone) once and nothing else.",
+    "peak MB: resident memory a run added to the process at its peak (VmHWM - VmRSS at its start; "
+    "Linux only).",
+    "difference: the largest to the reference, of logits absolute, of LPIPS relative; flipped "
+    "pixels: of all masks, (slices x organs) of 256 x 256.",
+    "gflop: by torch's counter; a multiplication and an addition are two operations.",
+    "The reference reads its frames losslessly, as PNG; writing them is part of its seconds.",
+    "Every slice is prompted by a copy of its own where there are enough: the dearest case.",
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print tables and what they prove, write CSV files and a figure."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    with command_line():
+        tables, broken = compare(options)
+        if options.out:
+            write_atomic(options.out / "ratios.csv", tables.to_csv(index=False).encode())
+    if broken:
+        raise SystemExit(SOME_FAILED)
+
+
+def compare(options: argparse.Namespace) -> tuple[pd.DataFrame, int]:
+    """All tables, one below the other, and how many binding promises are broken."""
+    sizes = options.slices, options.organs, options.copies
+    wide = phantom_workload(options.slices, options.organs, 2 * options.copies, options.seed)
+    work = wide.part(*sizes)
+    stage3 = TwoFrame(options.segmenter, options.image_size, options.seed)
+    stage2 = Perceptual(options.lpips_size, options.seed)
+    known = {
+        "query slices": measured(stage3, work, options.repeats),
+        "support copies": measured(stage2, work, options.repeats),
+    }
+    table = tabulate(known["query slices"], known["support copies"])
+    tables = [table.assign(image_size=options.image_size, slices=options.slices)]
+    broken = report(options, table, work, options.image_size)
+    if options.out:
+        scaling = measure_scaling(wide, stage3, stage2, known)
+        write_atomic(options.out / "scaling.csv", scaling.to_csv(index=False).encode())
+        title = heading(options, options.image_size, work)
+        write_figure(options.out / "scaling.png", draw_scaling(scaling, title))
+    few = work.part(max(options.slices // 4, 1), options.organs, options.copies)
+    for size in FULL if options.full else ():
+        ways = measured(TwoFrame(options.segmenter, size, options.seed), few, options.repeats)
+        table = tabulate(ways, [])
+        tables.append(table.assign(image_size=size, slices=len(few.queries)))
+        broken += report(options, table, few, size)
+    return pd.concat(tables, ignore_index=True), broken
+
+
+def measured(stage: TwoFrame | Perceptual, work: Workload, repeats: int) -> list[Way]:
+    """The ways of a stage, counted and timed."""
+    ways = stage.ways(work)
+    count(ways, stage.networks())
+    clock(ways, repeats)
+    return ways
+
+
+def report(options: argparse.Namespace, table: pd.DataFrame, work: Workload, size: int) -> int:
+    """Print a table and what it proves; returns how many binding promises are broken."""
+    show(heading(options, size, work), table, NOTES)
+    broken = 0
+    for promise in promises(table, work, size, options.lpips_size):
+        verdict = "kept" if promise.holds else "BROKEN" if promise.binding else "not reached"
+        console.print(f"{verdict}: {promise.text}")
+        broken += promise.binding and not promise.holds
+    return broken
+
+
+def heading(options: argparse.Namespace, image_size: int, work: Workload) -> str:
+    """What was measured, where."""
+    return (
+        f"{options.segmenter} at {image_size} px, LPIPS at {options.lpips_size} px; "
+        f"{len(work.queries)} slices, {options.organs} organs, {options.copies} copies; "
+        f"medians of {options.repeats} runs; threads: {options.threads}; torch "
+        f"{torch.__version__}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fsmis bench", description=__doc__)
+    segmenters = sorted(path.stem for path in (CONF_DIR / "segmenter").glob("sam2*.yaml"))
+    whole, pixels = _at_least(1), _at_least(BACKBONES["alex"].min_size)
+    parser.add_argument("--segmenter", choices=segmenters, default="sam2.1_tiny")
+    parser.add_argument("--image-size", type=whole, default=256, help="pixels SAM2 sees")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help=f"also at {' and '.join(map(str, FULL))} pixels with a quarter of the slices; an hour",
+    )
+    parser.add_argument("--slices", type=whole, default=32, help="query slices")
+    parser.add_argument("--organs", type=int, default=4, choices=range(1, 5))
+    parser.add_argument("--copies", type=whole, default=64, help="of the support slice")
+    parser.add_argument("--repeats", type=whole, default=3, help="timed runs, after one to count")
+    parser.add_argument("--lpips-size", type=pixels, default=128, help="pixels LPIPS sees")
+    parser.add_argument("--threads", type=whole, default=1, help="1: steady beside other work")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and images")
+    parser.add_argument(
+        "--out", type=Path, help="folder for ratios.csv, scaling.csv and scaling.png"
+    )
+    return parser
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    """Type of an option that is a whole number from ``lowest``."""
+
+    def number(text: str) -> int:
+        if (value := int(text)) < lowest:
+            raise argparse.ArgumentTypeError(f"{value} is less than {lowest}")
+        return value
+
+    return number
+
+
+if __name__ == "__main__":
+    main()

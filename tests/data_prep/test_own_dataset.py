@@ -1,0 +1,308 @@
+"""A dataset of one's own: from files as they lie to a run, with a YAML of four lines."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.cli import load_source
+from data_prep.cli import main as prepare_main
+from data_prep.prepare import prepare
+from data_prep.verify import main as verify_main
+from fsmis.cli import CONF_DIR
+from fsmis.data.dataset import Dataset
+from fsmis.data.nifti import read_volume, write_mask, write_volume
+from fsmis.errors import UserError
+from fsmis.files import counted
+
+SPACING = (6.0, 1.4, 1.1)  # z, y, x
+
+
+def write_pair(image_path: Path, label_path: Path, axes: str = "LAS", size=(6, 40, 52)) -> None:
+    """A bright organ on the patient's right and a dim one on the left, stored along some axes."""
+    rows, columns = size[1:]
+    y, x = np.mgrid[:rows, :columns]
+    label = np.zeros(size, np.uint8)
+    label[1:5, (y - rows * 0.6) ** 2 + (x - columns * 0.3) ** 2 < (rows * 0.16) ** 2] = 1
+    label[2:4, (y - rows * 0.4) ** 2 + (x - columns * 0.7) ** 2 < (rows * 0.12) ** 2] = 2
+    noise = np.random.default_rng(len(str(image_path))).normal(0, 8, size)
+    image = (200 + 300 * (label == 1) - 120 * (label == 2) + noise).astype(np.float32)
+    affine = np.diag([-SPACING[2], SPACING[1], SPACING[0], 1.0])
+    affine[:3, 3] = 30, -20, 7
+    for path, pixels in ((image_path, image), (label_path, label)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stored = nib.Nifti1Image(pixels.T, affine)
+        turn = nib.orientations.ornt_transform(
+            nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes)
+        )
+        nib.save(stored.as_reoriented(turn), path)
+
+
+def prepared(raw: Path, out: Path):
+    return prepare(load_source("folder"), raw, out, 1, lambda scan_id, outcome: None)
+
+
+def composed(root: Path, *overrides: str) -> Dataset:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return instantiate(compose("config", [f"dataset.root={root}", *overrides]).dataset)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Three scans whose ids are text, each of another size."""
+    root = tmp_path / "my scans"
+    for name, size in (("pat10", (6, 40, 52)), ("pat2", (5, 48, 44)), ("Zoë 3", (6, 36, 60))):
+        write_pair(root / f"image_{name}.nii.gz", root / f"label_{name}.nii.gz", size=size)
+    return root
+
+
+# ids
+
+
+def test_ids_are_any_name_of_a_file(own):
+    dataset = composed(own, "dataset=own", "dataset.name=mine", "+dataset.organs={a:1,b:2}")
+    assert dataset.scan_ids == ["Zoë 3", "pat2", "pat10"]
+    assert dataset.fold_starts == [0, 1, 2, 3]  # one for each scan, as there are fewer than five
+    assert dataset.load("pat2").label.shape == (5, 48, 44)
+
+
+def test_numbers_stay_numbers(tmp_path):
+    for name in ("0010", "9", "pat1"):
+        write_pair(tmp_path / f"image_{name}.nii.gz", tmp_path / f"label_{name}.nii.gz")
+    dataset = composed(tmp_path, "dataset=own", "dataset.name=mine", "+dataset.organs={a:1,b:2}")
+    assert dataset.scan_ids == ["pat1", "9", "10"]
+
+
+@pytest.mark.parametrize("name", ["a;b", "..", "-x", "x" * 101, "a*", "."])
+def test_ids_that_are_no_names_are_refused(tmp_path, name):
+    (tmp_path / f"image_{name}.nii.gz").touch()
+    with pytest.raises(Exception) as caught:
+        composed(tmp_path, "dataset=own", "dataset.name=mine", "+dataset.organs={a:1}")
+    cause = caught.value.__cause__
+    assert isinstance(cause, UserError) and "it names files" in str(cause)
+    assert "\n" not in str(cause)
+
+
+@given(st.lists(st.integers(0, 10**6).map(str), unique=True))
+def test_numbers_are_counted(numbers):
+    assert sorted(numbers, key=counted) == sorted(numbers, key=int)
+
+
+@given(st.lists(st.text("ab019_-é٣²", min_size=1), unique=True))
+def test_any_names_have_one_order(names):
+    assert len({tuple(counted(name)) for name in names}) == len(names)
+    sorted(names, key=counted)  # keys of any two names compare
+
+
+# verify
+
+
+def test_verify_prints_the_yaml_that_runs(own, tmp_path, capsys):
+    verify_main([str(own)])
+    out = capsys.readouterr().out
+    assert "3 scans, nothing wrong" in out
+    yaml = out[out.index("defaults: [own]") :].split("\n\n")[0]
+    assert yaml.splitlines()[:3] == ["defaults: [own]", "name: my_scans", f"root: {own}"]
+    assert yaml.splitlines()[3].startswith("organs: {organ_1: 1, organ_2: 2}")
+
+
+def test_four_lines_are_a_dataset(own, tmp_path):
+    copy = tmp_path / "with_mine"
+    copy.mkdir()
+    for path in CONF_DIR.iterdir():
+        if path.name != "dataset":
+            (copy / path.name).symlink_to(path)
+    (copy / "dataset").mkdir()
+    for path in (CONF_DIR / "dataset").iterdir():
+        (copy / "dataset" / path.name).symlink_to(path)
+    verify_main([str(own), "--yaml", str(copy / "dataset" / "mine.yaml")])
+    assert len((copy / "dataset" / "mine.yaml").read_text().splitlines()) == 4
+    with initialize_config_dir(str(copy), version_base="1.3"):
+        dataset = instantiate(compose("config", ["dataset=mine"]).dataset)
+    assert (dataset.name, dataset.root) == ("mine", own)
+    assert dataset.organs == {"organ_1": 1, "organ_2": 2}
+
+
+def test_a_yaml_is_not_overwritten(own, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("precious")
+    with pytest.raises(SystemExit) as exit_:
+        verify_main([str(own), "--yaml", str(tmp_path / "mine.yaml")])
+    assert exit_.value.code == 2 and "is there already" in capsys.readouterr().err
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+
+
+def test_verify_says_what_is_wrong(own, capsys):
+    image, _, affine = read_volume(own / "image_pat2.nii.gz")
+    label, _, _ = read_volume(own / "label_pat2.nii.gz")
+    write_mask(own / "label_pat2.nii.gz", np.flip(label, 2), affine)
+    image, _, affine = read_volume(own / "image_pat10.nii.gz")
+    write_volume(own / "image_pat10.nii.gz", image[:-1], affine)
+    write_volume(own / "image_Zoë 3.nii.gz", np.zeros((6, 36, 60), np.float32), affine)
+    with pytest.raises(SystemExit) as exit_:
+        verify_main([str(own)])
+    lines = capsys.readouterr().err.splitlines()
+    assert exit_.value.code == 1 and len(lines) == 3
+    assert "columns flipped" in lines[1] and "shape" in lines[2] and "every voxel is 0" in lines[0]
+
+
+def test_a_dataset_without_organs_is_refused(own):
+    with pytest.raises(Exception, match=r"dataset\.organs of mine: none"):
+        composed(own, "dataset=own", "dataset.name=mine", "+dataset.organs={}")
+
+
+# folder
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "ids"),
+    [
+        ("image_{}.nii.gz", "label_{}.nii.gz", ["a", "b"]),
+        ("images/image_{}.nii", "labels/label_{}.nii.gz", ["01", "2"]),
+        ("imagesTr/liver_{}.nii.gz", "labelsTr/liver_{}.nii.gz", ["0", "1"]),
+        ("imagesTr/case_{}_0000.nii.gz", "labelsTr/case_{}.nii.gz", ["003", "004"]),
+    ],
+)
+def test_common_names(tmp_path, image, label, ids):
+    raw = tmp_path / "raw"
+    for scan in ids:
+        write_pair(raw / image.format(scan), raw / label.format(scan))
+    (raw / "._image_a.nii.gz").write_bytes(b"\0")
+    if "Tr" in image:
+        write_pair(raw / "imagesTs" / "test_0000.nii.gz", tmp_path / "elsewhere.nii.gz")
+        (raw / "imagesTr" / "case_003_0001.nii.gz").write_bytes(b"another channel")
+        if "_0000" not in image:
+            (raw / "imagesTr" / "case_003_0001.nii.gz").unlink()
+    outcome = prepared(raw, tmp_path / "out")
+    assert len(outcome.prepared) == 2 and not outcome.failed
+    assert (
+        len(
+            composed(
+                tmp_path / "out", "dataset=own", "dataset.name=m", "+dataset.organs={a: 1, b: 2}"
+            ).scan_ids
+        )
+        == 2
+    )
+    assert prepared(raw, tmp_path / "out").prepared == []  # kept
+
+
+@pytest.mark.parametrize("axes", ["LAS", "RPS", "PIR", "SRA", "ILP"])
+def test_any_orientation_becomes_that_of_prepared_scans(tmp_path, axes):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_pair(raw / "image_a.nii.gz", raw / "label_a.nii.gz", axes)
+    outcome = prepared(raw, out)
+    assert outcome.prepared == ["a"], outcome.failed
+    image, spacing, affine = read_volume(out / "image_a.nii.gz")
+    label, _, _ = read_volume(out / "label_a.nii.gz")
+    pixel = 40 * 1.4 / 256 if 40 * 1.4 > 52 * 1.1 else 52 * 1.1 / 256  # the larger field of view
+    assert spacing == pytest.approx((6.0, pixel, pixel), abs=1e-4)
+    assert image.shape == (6, 256, 256) and nib.aff2axcodes(affine) == ("L", "A", "S")
+    raw_label = nib.load(raw / "label_a.nii.gz")
+    for value in (1, 2):  # the organ stays where it is in the patient, in mm, and as large
+        before = np.argwhere(np.asarray(raw_label.dataobj) == value)
+        after = np.argwhere(np.transpose(label) == value)
+        centres = [
+            nib.affines.apply_affine(a, points.mean(axis=0))
+            for a, points in ((raw_label.affine, before), (affine, after))
+        ]
+        np.testing.assert_allclose(*centres, atol=0.5)
+        volumes = len(before) * np.prod(SPACING), len(after) * np.prod(spacing)
+        assert volumes[1] == pytest.approx(volumes[0], rel=0.05)
+
+
+def test_spacing_and_size_are_settings(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_pair(raw / "image_a.nii.gz", raw / "label_a.nii.gz", size=(6, 100, 120))
+    source = load_source("folder")
+    source.settings.update(spacing=[3.0, 1.0, 1.0], size=96, window=[100, 400])
+    prepare(source, raw, out, 1, lambda scan_id, outcome: None)
+    image, spacing, _ = read_volume(out / "image_a.nii.gz")
+    assert image.shape == (12, 96, 96) and spacing == pytest.approx((3, 1, 1))
+    assert (image.min(), image.max()) == (0, 255)
+    entry = json.loads((out / "manifest.json").read_text())["scans"]["a"]
+    assert entry["lost_labels"] == []
+
+
+def test_a_bad_scan_is_named_and_stops_no_other(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    for scan in ("good", "alone", "empty", "shifted"):
+        write_pair(raw / f"image_{scan}.nii.gz", raw / f"label_{scan}.nii.gz")
+    (raw / "label_alone.nii.gz").unlink()
+    label, _, affine = read_volume(raw / "label_empty.nii.gz")
+    write_mask(raw / "label_empty.nii.gz", label * 0, affine)
+    write_mask(raw / "label_shifted.nii.gz", label, affine + np.eye(4)[:, [3, 0, 1, 2]])
+    with pytest.raises(SystemExit) as exit_:
+        prepare_main(
+            "folder", ["--raw", str(raw), "--out", str(tmp_path / "out"), "--workers", "1"]
+        )
+    told = capsys.readouterr()
+    assert exit_.value.code == 1 and "1 scans prepared" in told.out
+    lines = sorted(told.err.splitlines())
+    assert [line.split()[1] for line in lines] == ["alone", "empty", "shifted"]
+    assert "not there" in lines[0] and "label something" in lines[1] and "affine" in lines[2]
+
+
+def test_a_folder_without_pairs_and_a_zip(tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="no image_<id>"):
+        prepared(tmp_path / "none", tmp_path / "out")
+    write_pair(tmp_path / "raw" / "image_a.nii.gz", tmp_path / "raw" / "label_a.nii.gz")
+    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+        for path in (tmp_path / "raw").iterdir():
+            archive.write(path, f"deep/{path.name}")
+    assert prepared(tmp_path / "raw.zip", tmp_path / "out").prepared == ["a"]
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["dataset"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("orientation", "coronal"),
+        ("spacing", [1, 1]),
+        ("spacing", [5, 0, 1]),
+        ("window", [3, 3]),
+        ("size", 0),
+        ("clip_percentile", 0),
+    ],
+)
+def test_bad_settings_are_named(setting, value):
+    source = load_source("folder")
+    common = {"dataset": "own", "scan_ids": [], "max_unpacked_gb": 1}
+    with pytest.raises(UserError, match=f"{setting}="):
+        type(source)(**{**source.settings, **common, setting: value})
+
+
+def test_from_a_folder_to_scores(tmp_path):
+    """Prepared, verified and run by the commands that are printed, as a user would."""
+    raw, out = tmp_path / "raw", tmp_path / "scans"
+    for scan in ("pat1", "pat2"):
+        write_pair(raw / f"image_{scan}.nii.gz", raw / f"label_{scan}.nii.gz", "RPI")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+
+    def command(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            cwd=CONF_DIR.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    command("data_prep.folder", "--raw", str(raw), "--out", str(out), "--workers", "1")
+    assert "defaults: [own]" in command("data_prep.verify", str(out))
+    organs = "+dataset.organs={bright: 1, dim: 2}"
+    run = ["method=copy_mask", "dataset=own", "dataset.name=mine", f"dataset.root={out}", organs]
+    command("fsmis.run", *run, f"results_dir={tmp_path / 'runs'}", "protocol.n_parts=1")
+    scores = next((tmp_path / "runs").rglob("scores.csv")).read_text()
+    assert "pat1" in scores and "dim" in scores

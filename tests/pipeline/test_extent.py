@@ -1,0 +1,137 @@
+"""Which slices hold the organ: what stands out, what is ruled out, what that saves."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsmis.errors import UserError
+from fsmis.pipeline.extent import Extent, likeness, standing_out
+from fsmis.segmenters.answer import Answer
+from tests.methods.test_augment_match_prompt import build, episode  # noqa: F401 (a fixture)
+
+
+@given(st.integers(1, 12), st.integers(0, 10), st.integers(0, 10), st.integers(0, 99))
+def test_a_run_that_stands_out_is_found_through_noise(held, before, after, seed):
+    truth = np.array([False] * before + [True] * held + [False] * after)
+    noise = np.random.default_rng(seed).uniform(-0.05, 0.05, len(truth))
+    expected = truth if truth.any() and not truth.all() else None
+    found = standing_out(truth + noise)
+    if expected is not None:
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_best_run_is_that_of_all_runs():
+    values = np.random.default_rng(1).normal(size=9)
+    best, kept = -1.0, None
+    for start in range(9):
+        for end in range(start + 1, 10):
+            inside = np.zeros(9, bool)
+            inside[start:end] = True
+            if inside.all() or values[inside].mean() <= values[~inside].mean():
+                continue
+            gap = values[inside].mean() - values[~inside].mean()
+            between = gap**2 * inside.sum() * (~inside).sum()
+            if between > best:
+                best, kept = between, inside
+    np.testing.assert_array_equal(standing_out(values), kept)
+    assert standing_out(np.ones(5)).all() and standing_out(np.ones(1)).all()
+
+
+def whole(episode):  # noqa: F811
+    """The same episode, asked for every slice of the query."""
+    tasks = {
+        organ: replace(task, query_slices=np.arange(8), part=np.repeat([0, 1], 4))
+        for organ, task in episode.organs.items()
+    }
+    return replace(episode, organs=tasks, whole_volume=True)
+
+
+def test_slices_beyond_the_extent_are_ruled_out(episode):  # noqa: F811
+    logits = np.full((16, 4, 4), 3.0, np.float32)
+    iou = np.tile([0.1, 0.2, 0.7, 0.8, 0.7, 0.2, 0.1, 0.1], 2).astype(np.float32)
+    answer = Answer(logits, np.ones(16, np.float32), iou)
+    kept = Extent("whole_volume", 0.1).limit(whole(episode), answer, iou[:, None])
+    expected = np.tile([0, 0, 1, 1, 1, 0, 0, 0], 2).astype(bool)
+    np.testing.assert_array_equal(~kept.excluded, expected)
+    np.testing.assert_array_equal(kept.masks.any(axis=(1, 2)), expected)
+
+
+def test_an_organ_that_goes_through_keeps_every_slice():
+    """Small differences, as within an organ, are no end of it; an empty mask is none."""
+    overlap = np.array([0.7, 0.7, 0.72, 0.75, 0.76, 0.75, 0.71])
+    found = np.ones(7, bool)
+    assert Extent("whole_volume", 0.1).held(overlap[:, None], found).all()
+    assert not Extent("whole_volume", 0.0).held(overlap[:, None], found).all()
+    found[0] = False
+    np.testing.assert_array_equal(Extent("whole_volume", 0.1).held(overlap[:, None], found), found)
+    assert not Extent("whole_volume", 0.1).held(overlap[:, None], np.zeros(7, bool)).any()
+
+
+def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
+    segmenter = build("matcher=identity").segmenter
+    features = segmenter.encode(episode.query.image[:2])
+    left, right = np.zeros((2, 1, 96, 96), bool)
+    left[0, 20:60, 10:40] = right[0, 20:60, 60:90] = True
+    same = likeness(features[:1], left, features[:1], left)
+    other = likeness(features[:1], right, features[:1], left)
+    assert same.shape == (1, 2) and (same > 0.999).all() and (other < same).all()
+    assert (likeness(features[:1], np.zeros_like(left), features[:1], left) == -1).all()
+
+
+def middle(cues, found):
+    """The slices 2 to 5, whatever the cues say; random weights know no better."""
+    return (np.arange(len(cues)) >= 2) & (np.arange(len(cues)) <= 5)
+
+
+def test_the_second_pass_leaves_out_what_was_ruled_out(episode):  # noqa: F811
+    passes = ["method.volume_pass.reach=1", "method.volume_pass.confidence=0"]
+    on, off = (
+        build("matcher=ncc", *passes, f"method.extent.when={when}")
+        for when in ("whole_volume", "never")
+    )
+    on.extent.held = middle
+    asked = whole(episode)
+    answers = on.answer(asked)
+    assert all(answer.excluded.sum() == 4 for answer in answers.values())
+    assert not any(answer.excluded.any() for answer in off.answer(asked).values())
+    assert not any(answer.excluded.any() for answer in on.answer(episode).values())
+    for organ, mask in on.segment(asked).items():
+        assert not mask[answers[organ].excluded].any()
+
+
+@pytest.mark.parametrize("method", ["sam2_single", "sam2_volume", "augment_match_prompt"])
+def test_zoom_asks_about_kept_slices_alone(episode, method):  # noqa: F811
+    own = [] if method == "augment_match_prompt" else [f"method={method}"]
+    built = build(*own, "method.extent.when=whole_volume", "method.zoom.passes=1")
+    built.extent.held = middle
+    asked = []
+    plain = built.answer
+
+    def answer(some):
+        asked.append({organ: set(task.query_slices) for organ, task in some.organs.items()})
+        return plain(some)
+
+    built.answer = answer
+    masks = built.segment(whole(episode))
+    for closer in asked[1:]:
+        for organ, slices in closer.items():
+            assert len(slices) < 8
+            assert set(np.flatnonzero(masks[organ].any(axis=(1, 2)))) <= slices
+
+
+def test_an_organ_ruled_out_of_every_slice_is_empty_and_stops_nothing(episode):  # noqa: F811
+    built = build("matcher=ncc", "method.extent.when=whole_volume", "method.zoom.passes=1")
+    organs = iter([np.zeros(8, bool), middle(np.zeros((8, 1)), None)])
+    built.extent.held = lambda cues, found: next(organs)
+    masks = built.segment(whole(episode))
+    liver, spleen = masks.values()
+    assert not liver.any() and liver.shape == spleen.shape == (8, 96, 96)
+
+
+@pytest.mark.parametrize("when, gap", [("always", 0.1), ("never", 2)])
+def test_bad_settings_are_refused(when, gap):
+    with pytest.raises(UserError, match=r"method\.extent\."):
+        Extent(when, gap)

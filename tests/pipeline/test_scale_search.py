@@ -1,0 +1,80 @@
+"""The support brought to the query's scale: what is tried, what is taken, what it costs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fsmis.data.protocol import Episode
+from fsmis.errors import UserError
+from fsmis.pipeline import scale_search
+from fsmis.pipeline.scale_search import ScaleSearch, scaled
+from fsmis.segmenters.answer import Answer
+from tests.methods.test_augment_match_prompt import build
+from tests.pipeline.test_zoom import SHAPE, SLICES, disc, episode_of
+
+
+@pytest.fixture
+def episode() -> Episode:
+    return episode_of({"kidney": (45, 60, 10)})
+
+
+def test_scaled_support_slices_keep_their_middle(episode):
+    larger = scaled(episode, 1.5)
+    expected = disc(40 + 1.5 * 5, 50 + 1.5 * 10, 15)
+    mask = larger.organs["kidney"].support_masks[0]
+    assert (mask != expected).mean() < 5e-3
+    assert ((larger.support.image[4] > 0.2) != expected).mean() < 5e-3
+    assert larger.query is episode.query and larger.support.id != episode.support.id
+    assert scaled(episode, 1.0) is episode
+
+
+def test_a_thin_organ_survives_a_smaller_scale(episode):
+    line = np.zeros((1, *SHAPE), bool)
+    line[0, 40, 30:60] = True
+    task = replace(episode.organs["kidney"], support_masks=line)
+    assert (
+        scaled(replace(episode, organs={"kidney": task}), 0.3).organs["kidney"].support_masks.any()
+    )
+
+
+@pytest.mark.parametrize(
+    "overlap, taken",
+    [({1.0: 0.5, 0.7: 0.6, 1.4: 0.8}, 1.4), ({1.0: 0.5, 0.7: 0.52, 1.4: 0.54}, 1.0)],
+)
+def test_the_best_predicted_overlap_wins_by_a_margin(episode, monkeypatch, overlap, taken):
+    """The share of the support's image that the organ covers tells the scale that is tried."""
+    area = episode.organs["kidney"].support_masks.mean()
+
+    def answer(_, few: Episode) -> dict[str, Answer]:
+        task = few.organs["kidney"]
+        assert set(task.query_slices) < set(SLICES) and len(task.query_slices) == 3
+        scale = min(overlap, key=lambda s: abs(s * s * area - task.support_masks.mean()))
+        rows = np.ones(3, np.float32)
+        return {"kidney": Answer(np.zeros((3, *SHAPE), np.float32), rows, overlap[scale] * rows)}
+
+    monkeypatch.setattr(scale_search, "single_support", answer)
+    search = ScaleSearch([0.7, 1.4], slices=3, margin=0.05)
+    result = search.search(None, episode)
+    assert search.found == taken
+    expected = scaled(episode, taken)
+    np.testing.assert_array_equal(
+        result.organs["kidney"].support_masks, expected.organs["kidney"].support_masks
+    )
+    np.testing.assert_array_equal(result.organs["kidney"].query_slices, SLICES)
+
+
+def test_what_the_search_encodes(episode):
+    """The few query slices for every scale, and every support slice at every scale."""
+    counts = []
+    for scales in ("[]", "[0.7,1.4]"):
+        method = build("matcher=identity", f"method.scale.scales={scales}", "method.scale.slices=2")
+        method.segment(episode)
+        counts.append(method.segmenter.images_encoded)
+    assert counts[1] - counts[0] == 3 * (2 + 1)
+
+
+@pytest.mark.parametrize("change", [{"scales": [0]}, {"slices": 0}, {"margin": -1}])
+def test_bad_settings_are_refused(change):
+    with pytest.raises(UserError, match=r"method\.scale\."):
+        ScaleSearch(**{"scales": [], "slices": 4, "margin": 0.05} | change)

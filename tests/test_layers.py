@@ -1,0 +1,25 @@
+"""The house: few rooms, and imports that go one way through them."""
+
+from pathlib import Path
+
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+PACKAGE = Path(__file__).parents[1] / "fsmis"
+MODULES = [path for path in PACKAGE.rglob("*.py") if path.read_text().strip()]
+
+
+def test_imports_keep_the_contracts(monkeypatch):
+    monkeypatch.chdir(PACKAGE.parent)
+    assert lint_imports(no_cache=True) == EXIT_STATUS_SUCCESS
+
+
+def test_first_level_is_seen_at_a_glance():
+    shown = [path for path in PACKAGE.iterdir() if not path.name.startswith("_")]
+    assert len([path for path in shown if path.is_dir()]) <= 8
+    assert len(list(PACKAGE.glob("*.py"))) <= 10
+
+
+def test_files_are_few_and_short():
+    assert len(MODULES) <= 110
+    long = {path.name: len(path.read_text().splitlines()) for path in MODULES}
+    assert not {name: lines for name, lines in long.items() if lines > 300}
