@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data_prep.dicom import read_series
 from data_prep.mr import resampled_to_protocol
 from data_prep.nifti_pairs import refuse_constant
 from data_prep.source import PreparedScan, Source
+from fsmis.data.dicom import read_series
 from fsmis.data.expectation import in_plane_gradient, outline_contrast
 from fsmis.data.geometry import AxialVolume
 from fsmis.errors import UserError

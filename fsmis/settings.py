@@ -52,6 +52,10 @@ class SegmentSettings:
     window: list[float] | None
     auto_window: bool
     percentiles: list[float]
+    support_slices: int | None
+    doubt_below: float
+    unlike: float
+    dicom_seg: bool
     figure_slices: int
 
 

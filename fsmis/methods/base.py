@@ -23,10 +23,13 @@ class Method(ABC):
             ``TrainingScans``).
         matches: for figures, what each query slice of the last episode was segmented from, by
             organ; empty for methods that cannot say.
+        confidence: how sure it is of the last episode's organs, in [0, 1]; without those not found,
+            empty for methods that cannot say.
     """
 
     setting: int = 1
     matches: Mapping[str, list[Match]] = MappingProxyType({})
+    confidence: Mapping[str, float] = MappingProxyType({})
 
     def fit(self, scans: TrainingScans) -> pd.DataFrame | None:
         """Train for a fold; called before its first episode. Does nothing by default.

@@ -79,4 +79,8 @@ class PromptedMethod(Method):
         masks = {organ: answer.masks for organ, answer in answers.items()}
         if self.largest_component:
             masks = {organ: largest_component(mask) for organ, mask in masks.items()}
+        held = {organ: mask.any(axis=(1, 2)) for organ, mask in masks.items()}
+        self.confidence = {  # the overlap that the model predicts for its masks
+            organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()
+        }
         return masks

@@ -23,10 +23,10 @@ from fsmis.files import author
 from fsmis.methods.augment_match_prompt import served_slices
 from fsmis.methods.trained.method import EpisodicMethod
 from fsmis.run import Run
+from fsmis.runs.cost import DEFAULT_STEP_S, PlannedFold, PlannedTraining, encoder_images
 from fsmis.runs.records import Cell
 from fsmis.runs.sweep import Job, compose_jobs
 from fsmis.segmenters.device import limit_threads
-from fsmis.tools.cost import DEFAULT_STEP_S, PlannedFold, PlannedTraining, encoder_images
 
 
 @dataclass(frozen=True)

@@ -154,3 +154,20 @@ def _check_gaps(paths: Sequence[Path], along: np.ndarray, tolerance: float) -> N
             f"{paths[i + 1].name}, {usual:.2f} mm elsewhere; a slice is missing, copy the whole "
             "series again"
         )
+
+
+def series_files(folder: Path) -> list[Path]:
+    """The DICOM files of a folder, in the order of their names; none where it holds no such.
+
+    A file counts by its first bytes, whatever its name; indices (DICOMDIR) do not.
+    """
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != "DICOMDIR" and _has_preamble(path)
+    ]
+
+
+def _has_preamble(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
