@@ -76,6 +76,7 @@ class Prepared:
 class VolumeSegmenter:
     """Labels whole volumes; the supports and the model stay loaded for many queries.
 
+        from fsmis import VolumeSegmenter
         segmenter = VolumeSegmenter("s.nii.gz", "m.nii.gz", settings=["device=cuda"])
         first = segmenter.segment("q1.nii.gz")
         second = segmenter.segment(array, spacing=(5.0, 1.2, 1.2))  # [Z, H, W], mm

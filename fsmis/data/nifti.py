@@ -123,7 +123,8 @@ def nifti_of(
     source: Any = like
     for name in PLACE:
         header[name] = source[name]
-    return nib.Nifti1Image(voxels, None, header, dtype=array.dtype)
+    header.set_data_shape(voxels.shape)  # where both codes are 0, the place depends on it
+    return nib.Nifti1Image(voxels, header.get_best_affine(), header, dtype=array.dtype)
 
 
 def write_volume(

@@ -61,6 +61,10 @@ class Episode:
 
     Neither scan carries its label: a method knows the masks of the tasks and nothing else.
 
+        from fsmis import Episode
+        def brightness(episode: Episode) -> float:  # of the query's slices, float32 [S, H, W]
+            return float(episode.query.image[episode.query_slices].mean())
+
     Attributes:
         dataset: name of the dataset.
         fold: number of the fold.

@@ -18,6 +18,10 @@ class Method(ABC):
     Adding one is a file in ``fsmis/methods/`` and a YAML in ``conf/method/`` whose ``_target_``
     names the class; every other key of the YAML is an argument of its constructor.
 
+        from fsmis import Method
+        class Bright(Method):  # a whole one is in the README
+            def segment(self, episode): ...  # {organ: bool [S, H, W]}
+
     Attributes:
         setting: which slices of the training scans a trained method may see, 1 or 2 (see
             ``TrainingScans``).

@@ -23,6 +23,10 @@ class Matcher(ABC, Generic[Slices]):
     ``fit`` keeps what is needed of the copies, so that every image passes through a network once
     for all pairs.
 
+        from fsmis import Matcher
+        class Mean(Matcher):  # fit(support [N, H, W]) keeps what distance(queries [S, H, W])
+            ...  # compares with, and returns float [S, N]
+
     Attributes:
         on_features: reads the segmenter's features in place of images, so that who holds them
             already encodes nothing twice.

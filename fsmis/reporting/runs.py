@@ -83,13 +83,17 @@ class StoredRun:
         return replace(self, scores=self.scores[selected])
 
 
-def read_runs(folder: Path) -> list[StoredRun]:
+def read_runs(folder: Path | str) -> list[StoredRun]:
     """Every run below a folder, in the order of their paths.
+
+        from fsmis import read_runs
+        for run in read_runs("results/runs"):
+            print(run.method, run.covered, run.scores["dice"].mean())  # a row a scan and organ
 
     Raises:
         UserError: there is no such folder, no run in it, or one is damaged.
     """
-    runs = stored_runs(folder)
+    runs = stored_runs(Path(folder))
     if not runs:
         raise UserError(f"{folder}: no run (plan.json) in it; give a results_dir of fsmis.run")
     return runs
