@@ -224,16 +224,9 @@ class Sam2(Steps):
         Returns:
             The answer of B rows, and the frame's memory.
         """
-        model = self.model
-        *high, top = features.levels
         with self.autocast():
             conditioned = self._conditioned(features, support, past, num_frames)
-            _, _, iou, low, high_mask, pointer, object_score = model._forward_sam_heads(
-                conditioned,
-                high_res_features=high,
-                multimask_output=model._use_multimask(False, None),
-            )
-            memory = self._memory(top, high_mask, pointer, object_score, given=False)
+            low, iou, object_score, memory = self.answer_and_memory(conditioned, features)
         return _answer(low, iou.amax(1), object_score, size), memory
 
 
