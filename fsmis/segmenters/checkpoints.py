@@ -177,3 +177,11 @@ def in_transformers(name: str) -> str:
     for pattern, replacement in RULES:
         name = pattern.sub(replacement, name)
     return name
+
+
+def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of Meta's SAM2 under the names of transformers; the inverse of :func:`to_meta`."""
+    points = sorted(name for name in state if POINT.fullmatch(name))
+    rest = {in_transformers(name): state[name] for name in state if name not in points}
+    shared = rest[IMAGE_EMBEDDING].clone()  # each module keeps its own
+    return rest | {POINTS: torch.cat([state[name] for name in points]), PROMPT_EMBEDDING: shared}
