@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from fsmis.errors import UserError
@@ -67,7 +68,8 @@ class TransformersModel(NetworkSegmenter):
             raise UserError(f"segmenter.model={model}: choose one of {', '.join(MULTIPLES)}")
         check_sizes(image_size, MULTIPLES[model], batch_size, encode_batch_size)
         torch.manual_seed(seed)
-        network = build(model, checkpoint, image_size, architecture or {})
+        plain = OmegaConf.to_container(OmegaConf.create(architecture or {}))
+        network = build(model, checkpoint, image_size, plain)
         super().__init__(
             network, image_size, mean, std, batch_size, encode_batch_size, device, cache
         )
