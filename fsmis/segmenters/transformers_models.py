@@ -68,7 +68,7 @@ class TransformersModel(NetworkSegmenter):
             raise UserError(f"segmenter.model={model}: choose one of {', '.join(MULTIPLES)}")
         check_sizes(image_size, MULTIPLES[model], batch_size, encode_batch_size)
         torch.manual_seed(seed)
-        plain = OmegaConf.to_container(OmegaConf.create(architecture or {}))
+        plain: Any = OmegaConf.to_container(OmegaConf.create(architecture or {}))
         network = build(model, checkpoint, image_size, plain)
         super().__init__(
             network, image_size, mean, std, batch_size, encode_batch_size, device, cache

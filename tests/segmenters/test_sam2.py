@@ -216,7 +216,12 @@ def test_hub_weights_offline_fail_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", sorted({p.stem for p in (CONF / "segmenter").glob("*.yaml")} - {"published"})
+    "name",
+    sorted(
+        path.stem
+        for path in (CONF / "segmenter").glob("*.yaml")
+        if "architecture: configs/" in path.read_text() or path.stem == "sam2_mini"
+    ),
 )
 def test_every_size_builds(name):
     segmenter = build(name, checkpoint="random", image_size=64)
