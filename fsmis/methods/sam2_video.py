@@ -1,5 +1,7 @@
 """SAM2's video memory prompted by the labelled slices as they are: no copies, no matching."""
 
+from typing import Any
+
 import numpy as np
 
 from fsmis.data.protocol import Episode
@@ -12,7 +14,7 @@ from fsmis.pipeline.prompting import (
     support_prompts,
 )
 from fsmis.segmenters.answer import Answer
-from fsmis.segmenters.base import Tracker, unable
+from fsmis.segmenters.base import Segmenter, Tracker, unable
 from fsmis.segmenters.features import Features, Memory, batches
 
 
@@ -85,13 +87,24 @@ class Sam2Volume(PromptedMethod):
     from their middle upwards, and from their middle downwards. With ``n_parts=1`` that is the whole
     query volume in both directions. A segmented slice is memory of the slices after it in its
     video; the middle slice is in both, and the upward one answers for it.
+
+    Args:
+        segmenter: the video model.
+        parts: see :class:`~fsmis.methods.prompted.PromptedMethod`.
+
+    Raises:
+        UserError: the segmenter does not track.
     """
+
+    def __init__(self, segmenter: Segmenter, **parts: Any) -> None:
+        super().__init__(segmenter, **parts)
+        if not isinstance(segmenter, Tracker):
+            raise unable(segmenter, "track")
+        self.tracker = segmenter
 
     def answer(self, episode: Episode) -> dict[str, Answer]:
         """See ``PromptedMethod.answer``."""
-        segmenter = self.segmenter
-        if not isinstance(segmenter, Tracker):
-            raise unable(segmenter, "track")
+        segmenter = self.tracker
         encoded = EncodedEpisode.encode(segmenter, episode)
         size = episode.query.image.shape[1:]
         support_rows, support_masks, videos, places = [], [], [], []

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from engines import ENGINES, configured, frames, shared
 from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
 from fsmis.segmenters.answer import Answer
 from fsmis.segmenters.base import Segmenter, Tracker
 from fsmis.segmenters.features import Features, Memory
+from tests.segmenters.engines import ENGINES, configured, frames, shared
 
 SIZE = (100, 90)
 ROUNDING = 1e-4  # of logits of a few units: what the company of a batch may change

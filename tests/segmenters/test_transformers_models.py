@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from engines import ENGINES, build, configured, enliven, frames, shared
 from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +21,7 @@ from fsmis.segmenters.sam2 import Sam2
 from fsmis.segmenters.transformers_loading import import_transformers, sized
 from fsmis.segmenters.transformers_models import TransformersModel
 from fsmis.tools.export import config_of, export, main
+from tests.segmenters.engines import ENGINES, build, configured, enliven, frames, shared
 
 TOLERANCE = 2e-4  # of features and logits of a few units
 SIZE = (100, 90)
