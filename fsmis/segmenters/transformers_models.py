@@ -94,7 +94,7 @@ class TransformersModel(NetworkSegmenter):
     def memory(self, features: Features, masks: Tensor) -> Memory:
         """See ``NetworkSegmenter.memory``; the model's ``_use_mask_as_output``, batched."""
         *high, top = features.levels
-        prompt = self.model.mask_downsample(masks)
+        prompt = self.model.mask_downsample(masks).float()
         size = self.model.prompt_encoder.mask_input_size
         if prompt.shape[-2:] != size:
             prompt = F.interpolate(prompt, size, mode="bilinear", antialias=True)
