@@ -103,13 +103,6 @@ class Sam2(Steps, NetworkSegmenter):
         self, features: Features, support: list[Memory], past: list[Memory], num_frames: int
     ) -> tuple[Decoded, Memory]:
         """See ``NetworkSegmenter.follow``."""
-        model = self.model
-        *high, top = features.levels
         conditioned = self._conditioned(features, support, past, num_frames)
-        _, _, iou, low, high_mask, pointer, object_score = model._forward_sam_heads(
-            conditioned,
-            high_res_features=high,
-            multimask_output=model._use_multimask(False, None),
-        )
-        memory = self._memory(top, high_mask, pointer, object_score, given=False)
+        low, iou, object_score, memory = self.answer_and_memory(conditioned, features)
         return (low, iou.amax(1, keepdim=True), object_score), memory

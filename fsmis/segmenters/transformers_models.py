@@ -12,6 +12,8 @@ mask prompt: it encodes the binary mask at full size, where Meta's predictor enc
 mask at a quarter of the size, upsampled; and its object pointer comes from the best of the three
 masks of the decoder, where Meta's comes from the decoder's single mask, whose token is the only
 one that is trained in ``sam2_mini``.
+
+Private methods of these models are called here alone; ``pyproject.toml`` bounds the package.
 """
 
 from __future__ import annotations
