@@ -12,8 +12,8 @@ from fsmis.pipeline.prompting import Prompts
 from fsmis.pipeline.scale_search import ScaleSearch
 from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters.answer import Answer, largest_component
+from fsmis.segmenters.base import Segmenter
 from fsmis.segmenters.features import Features, batches
-from fsmis.segmenters.sam2 import Sam2
 
 
 class PromptedMethod(Method):
@@ -29,7 +29,7 @@ class PromptedMethod(Method):
 
     def __init__(
         self,
-        segmenter: Sam2,
+        segmenter: Segmenter,
         scale: ScaleSearch,
         extent: Extent,
         zoom: Zoom,

@@ -44,7 +44,7 @@ class Steps:
             object_score_logits=object_score,
             is_mask_from_pts=given,
         )
-        return Memory(encoded.to(torch.bfloat16), position[-1][:1], pointer)
+        return Memory(encoded.to(torch.bfloat16), pointer, position[-1][:1])
 
     def decode(self, features: Features, memories: list[Memory]) -> tuple[Tensor, Tensor, Tensor]:
         """Ungated quarter-resolution logits ``[B, 1, 4h, 4h]``, predicted IoU ``[B, 1]`` and object
