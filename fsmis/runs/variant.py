@@ -29,6 +29,7 @@ NOT_SCORED = {
 }
 
 TARGET = "_target_"  # key of a class
+FOLDER = "predictions"  # setting of a method that names a folder, whose files stand for it
 
 # Parts of an identity that change without a word on the command line.
 REASONS = {
@@ -114,11 +115,18 @@ def weights_of(config: DictConfig) -> dict[str, str]:
 def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
     """Name and SHA-256 of the files, given by path or shipped, that settings name; by setting.
 
-    A hub id stands for itself: the same file on every machine, downloaded or not.
+    A hub id stands for itself: the same file on every machine, downloaded or not. A folder of
+    predictions stands for the names and contents of its files.
     """
     found = {}
     for key, value in settings(config, "method").items():
         if isinstance(value, str) and value:
+            folder = Path(value).expanduser()
+            if key == FOLDER and folder.is_dir():
+                files = {path.name: sha256(path) for path in folder.iterdir() if path.is_file()}
+                text = json.dumps(files, sort_keys=True)
+                found[key] = value, hashlib.sha256(text.encode()).hexdigest()
+                continue
             paths = [path for path in (Path(value).expanduser(), SHIPPED / value) if path.is_file()]
             if paths:
                 found[key] = value, sha256(paths[0])
