@@ -84,7 +84,7 @@ def test_a_map_of_any_geometry_is_laid_on_the_scan(
     change: Callable, maps: Path, small_root: Path
 ) -> None:
     path = maps / "case_001.nii.gz"
-    truth, _, affine = read_volume(path)
+    truth, _, _ = read_volume(path)
     nib.save(change(nib.load(path)), path)
     found = on_scan(maps, small_root)
     np.testing.assert_array_equal(found, truth)
@@ -145,7 +145,7 @@ def test_names_end_with_the_id(tmp_path: Path) -> None:
     assert method.file_of("5", 0).name == "a_image_5.nii.gz"
     with pytest.raises(ScanError, match=r"fold0_scan3.nii.gz, fold1_scan3.nii.gz are all of"):
         method.file_of("3", 2)
-    with pytest.raises(ScanError, match="my pat2.nii.gz, pat2.nii.gz are all of scan pat2"):
+    with pytest.raises(ScanError, match=r"my pat2.nii.gz, pat2.nii.gz are all of scan pat2"):
         method.file_of("pat2", 0)
     for absent in ("1", "at2", "03x"):
         with pytest.raises(ScanError, match=f"no label map of scan {absent}"):
