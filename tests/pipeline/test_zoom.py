@@ -82,6 +82,17 @@ def test_boxes_of_masks():
     assert np.isnan(centres[1]).all()
 
 
+def test_stray_pixels_of_a_label_do_not_widen_the_window():
+    episode = episode_of({"kidney": (40, 50, 10)})
+    task = episode.organs["kidney"]
+    stray = task.support_masks.copy()
+    stray[0, 2, 2] = True
+    worse = replace(episode, organs={"kidney": replace(task, support_masks=stray)})
+    before, after = (zoom().cut(some, found(episode)) for some in (episode, worse))
+    np.testing.assert_array_equal(after.crops.sides, before.crops.sides)
+    np.testing.assert_array_equal(after.episode.support.image, before.episode.support.image)
+
+
 def test_support_and_query_are_cut_to_the_same_side_in_mm():
     episode = episode_of({"kidney": (40, 50, 10)})
     finer = replace(episode.support, spacing=(5.0, 0.5, 0.5))
