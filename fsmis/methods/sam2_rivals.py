@@ -134,8 +134,9 @@ class FsMedSam2(Walk):
     Bai et al., "FS-MedSAM2: Exploring the Potential of SAM2 for Few-Shot Medical Image Segmentation
     without Fine-tuning", arXiv 2409.04298 (S1SFQ from the middle). One labelled slice serves the
     whole volume, whatever ``protocol.n_parts``. Its scores are Dice of voxels pooled over scans,
-    see ``pooled`` in the tables. On the way down its predictor leaves one place in the video empty,
-    that of the labelled slice; here slices remembered from the way up are one place nearer.
+    the column ``pooled Dice`` of the tables. On the way down its predictor leaves one place in the
+    video empty, that of the labelled slice; here slices remembered from the way up are one place
+    nearer.
     """
 
     def steps(self, count: int) -> list[Step]:
