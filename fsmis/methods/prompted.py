@@ -1,6 +1,7 @@
 """Methods that prompt a video model, and what any of them may do at test time."""
 
 from abc import abstractmethod
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from fsmis.pipeline.prompting import Prompts
 from fsmis.pipeline.scale_search import ScaleSearch
 from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters.answer import Answer, largest_component
-from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters.base import Segmenter, Tracker, unable
 from fsmis.segmenters.features import Features, batches
 
 
@@ -94,3 +95,21 @@ class PromptedMethod(Method):
         if self.largest_component:
             masks = {organ: largest_component(mask) for organ, mask in masks.items()}
         return masks
+
+
+class TrackingMethod(PromptedMethod):
+    """One that goes through the slices as through a video; its segmenter tracks.
+
+    Args:
+        segmenter: the video model.
+        parts: see :class:`PromptedMethod`.
+
+    Raises:
+        UserError: the segmenter does not track.
+    """
+
+    def __init__(self, segmenter: Segmenter, **parts: Any) -> None:
+        super().__init__(segmenter, **parts)
+        if not isinstance(segmenter, Tracker):
+            raise unable(segmenter, "track")
+        self.tracker = segmenter

@@ -2,20 +2,18 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
-from fsmis.methods.prompted import PromptedMethod
-from fsmis.pipeline.extent import Extent
+from fsmis.methods.prompted import TrackingMethod
 from fsmis.pipeline.matching import Match, Matcher, match
 from fsmis.pipeline.prompting import EncodedEpisode, by_organ, support_prompts
-from fsmis.pipeline.scale_search import ScaleSearch
-from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.base import Segmenter
 from fsmis.segmenters.features import Memory
-from fsmis.segmenters.sam2 import Sam2
 
 Step = tuple[int, Sequence[int]]  # a slice, and those that it remembers, nearest last
 
@@ -34,7 +32,7 @@ def up_then_down(count: int) -> list[Step]:
     return up + [(here, range(count - 1, here, -1)) for here in range(middle - 1, -1, -1)]
 
 
-class Walk(PromptedMethod):
+class Walk(TrackingMethod):
     """Walks through the slices of an organ in two legs, the second remembering the first.
 
     Each slice is conditioned on labelled slices and on what was found on those remembered, as a
@@ -66,7 +64,7 @@ class Walk(PromptedMethod):
                 given = [support[[label]] for label in prompts[here]]
                 past = [found[slice_][1] for slice_ in before]
                 query = encoded.queries[rows[[here]]]
-                found[here] = self.segmenter.track(query, given, past, frames, size)
+                found[here] = self.tracker.track(query, given, past, frames, size)
             answers += [found[here][0] for here in range(len(rows))]
             self.matches[organ] = [
                 Match(
@@ -92,23 +90,16 @@ class FateSam(Walk):
         segmenter: the video model.
         matcher: distance of slices, in the paper that of the encoder's features.
         neighbours: labelled slices that prompt each query slice, all where there are fewer.
-        scale, extent, zoom, largest_component: see :class:`PromptedMethod`.
+        parts: see :class:`~fsmis.methods.prompted.PromptedMethod`.
 
     Raises:
         UserError: ``neighbours`` is not a count.
     """
 
     def __init__(
-        self,
-        segmenter: Sam2,
-        matcher: Matcher,
-        neighbours: int,
-        scale: ScaleSearch,
-        extent: Extent,
-        zoom: Zoom,
-        largest_component: bool,
+        self, segmenter: Segmenter, matcher: Matcher, neighbours: int, **parts: Any
     ) -> None:
-        super().__init__(segmenter, scale, extent, zoom, largest_component)
+        super().__init__(segmenter, **parts)
         if not isinstance(neighbours, int) or neighbours < 1:
             raise UserError(f"method.neighbours={neighbours}: must be a whole number, 1 or more")
         self.matcher = matcher

@@ -1,11 +1,9 @@
 """SAM2's video memory prompted by the labelled slices as they are: no copies, no matching."""
 
-from typing import Any
-
 import numpy as np
 
 from fsmis.data.protocol import Episode
-from fsmis.methods.prompted import PromptedMethod
+from fsmis.methods.prompted import PromptedMethod, TrackingMethod
 from fsmis.pipeline.prompting import (
     EncodedEpisode,
     by_organ,
@@ -14,7 +12,7 @@ from fsmis.pipeline.prompting import (
     support_prompts,
 )
 from fsmis.segmenters.answer import Answer
-from fsmis.segmenters.base import Segmenter, Tracker, unable
+from fsmis.segmenters.base import Tracker
 from fsmis.segmenters.features import Features, Memory, batches
 
 
@@ -80,27 +78,14 @@ def _propagate_batch(
     return answers
 
 
-class Sam2Volume(PromptedMethod):
+class Sam2Volume(TrackingMethod):
     """SAM2 as it tracks an object through a video (Ravi et al., arXiv 2408.00714).
 
     Each support slice, prompted with its mask, opens two videos of the query slices that it serves:
     from their middle upwards, and from their middle downwards. With ``n_parts=1`` that is the whole
     query volume in both directions. A segmented slice is memory of the slices after it in its
     video; the middle slice is in both, and the upward one answers for it.
-
-    Args:
-        segmenter: the video model.
-        parts: see :class:`~fsmis.methods.prompted.PromptedMethod`.
-
-    Raises:
-        UserError: the segmenter does not track.
     """
-
-    def __init__(self, segmenter: Segmenter, **parts: Any) -> None:
-        super().__init__(segmenter, **parts)
-        if not isinstance(segmenter, Tracker):
-            raise unable(segmenter, "track")
-        self.tracker = segmenter
 
     def answer(self, episode: Episode) -> dict[str, Answer]:
         """See ``PromptedMethod.answer``."""

@@ -74,6 +74,14 @@ def test_what_is_put_back_lies_where_it_was_cut(centre, side, size):
     np.testing.assert_array_equal(back[0][core] >= 0.5, mask[core])
 
 
+def test_a_mask_between_two_samples_leaves_a_pixel():
+    mask = np.zeros((2, 32, 4), bool)
+    mask[0, 8:24, 1:3] = True
+    crops = Crops(np.array([(16.0, 2.0)] * 2), np.array([106.7, 128.0]), (32, 4))
+    cut = crops.cut_masks(mask, (32, 32))
+    assert cut[0].any() and not cut[1].any()
+
+
 def test_boxes_of_masks():
     masks = np.zeros((2, 10, 12), bool)
     masks[0, 2:5, 3:9] = True
