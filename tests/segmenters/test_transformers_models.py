@@ -128,10 +128,10 @@ def test_the_three_calls_are_a_session_of_two_frames(name):
     memory = segmenter.memorise(features[[0, 0]], MASKS[:2])
     (theirs,), kept = through_a_session(segmenter, 2)
     for one, two in zip((memory[[0]], memory[[1]]), kept, strict=True):
-        assert (one.pointer - two["object_pointer"][0]).abs().max() < TOLERANCE
+        assert (one.pointer - two["object_pointer"][0]).abs().max() < 1e-5
         cells = two["maskmem_features"].reshape(one.features.shape)
         assert (one.features - cells).abs().max() < 0.01  # a step of bfloat16
-    assert (memory.pointer[0] - memory.pointer[1]).abs().max() > 10 * TOLERANCE
+    assert (memory.pointer[0] - memory.pointer[1]).abs().max() > 1e-4
     ours = segmenter.segment(features[[1, 1]], [memory], theirs.shape[1:])
     assert np.abs(ours.gated - theirs).max() < TOLERANCE
     assert ours.present.all() and np.abs(theirs[0] - theirs[1]).max() > 10 * TOLERANCE
