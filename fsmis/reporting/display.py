@@ -10,11 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fsmis.cli import console, errors
-from fsmis.reporting.tables import shown, summarise
+from fsmis.reporting.tables import POOLED, shown, summarise
 from fsmis.runs.records import Cell, RunFolder
 
 COLUMNS = {"dice": "Dice %", "sd": "sd", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 COLUMNS |= {
+    POOLED: "pooled\nDice %",
     "to paper": "to\npaper",
     "to main": "to\nmain",
     "paired difference": "paired\ndifference",

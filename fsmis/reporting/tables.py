@@ -1,7 +1,8 @@
 """From score rows to the numbers of a table, in percent, with what is missing said beside them.
 
 The convention of the field: Dice of an organ is averaged over the scans of a fold, then over the
-folds; the mean of a table is the mean over organs.
+folds; the mean of a table is the mean over organs. Beside it stands the Dice of the voxels of all
+scans together, as some papers have it (FS-MedSAM2, arXiv 2409.04298): large organs count more.
 """
 
 from pathlib import Path
@@ -12,6 +13,8 @@ import pandas as pd
 from fsmis.runs.records import RunFolder
 
 MEAN = "mean"
+POOLED = "pooled Dice"
+POOLED_NOTE = f"{POOLED}: of the voxels of all scans together; mean over organs."
 PERCENT = ["dice", "iou"]
 MILLIMETRES = ["hd95_mm", "assd_mm"]
 MEASURES = PERCENT + MILLIMETRES
@@ -43,15 +46,16 @@ def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
     Returns:
         One row for each organ, then their ``mean``, with columns ``organ``; ``dice`` and ``iou`` in
         percent, ``hd95_mm`` and ``assd_mm`` (over scans, then folds); ``sd`` of the Dice over scans
-        (NaN for fewer than two); ``scans`` that count; ``undefined`` rows, whose Dice is no number
-        and which count nowhere; ``empty`` rows without distances, as of an empty prediction, which
-        count in Dice alone.
+        (NaN for fewer than two); ``pooled Dice`` in percent, see ``pooled``; ``scans`` that count;
+        ``undefined`` rows, whose Dice is no number and which count nowhere; ``empty`` rows without
+        distances, as of an empty prediction, which count in Dice alone.
     """
     frame = scores.assign(**{name: in_units(scores, name) for name in MEASURES})
     by_organ = frame.groupby(["organ", "fold"])[MEASURES].mean().groupby("organ").mean()
     table = by_organ.reindex(organs)
     dice = frame.groupby("organ")["dice"]
     table["sd"] = dice.std()
+    table[POOLED] = pooled(frame)
     table["scans"] = dice.count()
     table["undefined"] = dice.apply(lambda values: values.isna().sum())
     table["empty"] = frame.groupby("organ")["hd95_mm"].apply(lambda values: values.isna().sum())
@@ -64,8 +68,19 @@ def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
     counts = ["scans", "undefined", "empty"]
     table[counts] = table[counts].fillna(0).astype(int)
     return table.rename_axis("organ").reset_index()[
-        ["organ", "dice", "sd", "iou", *MILLIMETRES, *counts]
+        ["organ", "dice", "sd", POOLED, "iou", *MILLIMETRES, *counts]
     ]
+
+
+def pooled(scores: pd.DataFrame) -> pd.Series:
+    """Dice in percent of the voxels of all scans together, by organ; NaN without any voxel.
+
+    Args:
+        scores: rows of ``scores.csv`` of one run.
+    """
+    voxels = scores.groupby("organ")[["tp", "fp", "fn"]].sum().astype(float)
+    common = 2 * voxels["tp"]
+    return 100 * common / (common + voxels["fp"] + voxels["fn"])
 
 
 def completeness(scores: pd.DataFrame, plan: dict[str, Any], states: list[str]) -> str:

@@ -20,7 +20,8 @@ from fsmis.source import source_hash
 # Keys that name places, selections and portions of work: without influence on a score, as is all
 # below them. Whole keys, so that a method of one's own may call a parameter as it likes.
 NOT_SCORED = {
-    *("dataset.root", "dataset.source", "dataset.expected", "protocol.fold", "method.batch_size"),
+    *("dataset.root", "dataset.source", "dataset.expected", "protocol.fold"),
+    *("method.batch_size", "method.device"),
     *(
         f"method.{part}.{key}"  # the same with and without cache or compiling, but for rounding
         for part in ("matcher", "segmenter")
@@ -30,6 +31,7 @@ NOT_SCORED = {
 }
 
 TARGET = "_target_"  # key of a class
+FOLDER = "predictions"  # setting of a method that names a folder, whose files stand for it
 
 # Parts of an identity that change without a word on the command line.
 REASONS = {
@@ -132,13 +134,18 @@ def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
     """Name and SHA-256 of the files, given by path or shipped, that settings name; by setting. Of a
     folder that transformers opens, the SHA-256 of those of its configuration and its weights.
 
-    A hub id stands for itself: the same file on every machine, downloaded or not.
+    A hub id stands for itself: the same file on every machine, downloaded or not. A folder of
+    predictions stands for the names and contents of its files.
     """
     found = {}
     for key, value in settings(config, "method").items():
         if isinstance(value, str) and value:
-            digests = [sha256(path) for path in local_files(value)]
-            if digests:
+            folder = Path(value).expanduser()
+            if key == FOLDER and folder.is_dir():
+                files = {path.name: sha256(path) for path in folder.iterdir() if path.is_file()}
+                text = json.dumps(files, sort_keys=True)
+                found[key] = value, hashlib.sha256(text.encode()).hexdigest()
+            elif digests := [sha256(path) for path in local_files(value)]:
                 joined = hashlib.sha256("".join(digests).encode()).hexdigest()
                 found[key] = value, digests[0] if len(digests) == 1 else joined
     return found

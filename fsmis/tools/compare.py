@@ -32,7 +32,7 @@ from fsmis.reporting.overview import run_names, tabulate
 from fsmis.reporting.published import PUBLISHED, read_published
 from fsmis.reporting.runs import StoredRun, read_runs
 from fsmis.reporting.statistics import METHOD
-from fsmis.reporting.tables import MEAN, PAIRED, markdown
+from fsmis.reporting.tables import MEAN, PAIRED, POOLED, POOLED_NOTE, markdown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,16 +112,12 @@ def _of_dataset(runs: list[StoredRun], dataset: str | None, folder: Path) -> lis
     return chosen
 
 
-if __name__ == "__main__":
-    main()
-
-
 TO_MAIN = "to main"
 INTERVAL = "95 % interval"
 NARROW = ["method", "n", "mean", "sd", INTERVAL, PAIRED, "p Holm"]  # of a terminal
 CONVENTION = (
     "Dice in percent, mean over scans, then folds, then organs; n patients; sd and median over "
-    f"their means. {METHOD}, support scans held fixed."
+    f"their means. {METHOD}, support scans held fixed. {POOLED_NOTE}"
 )
 
 
@@ -131,9 +127,10 @@ class Comparison:
 
     Attributes:
         title: of the group.
-        table: a row for each run: ``method``; ``n``, ``mean``, ``sd``, ``median`` and interval of
-            its Dice; where there is a main run, ``paired difference`` to it with its interval,
-            ``pairs``, ``p`` and ``p Holm``; ``covered``; ``variant``.
+        table: a row for each run: ``method``; ``n``, ``mean``, ``pooled Dice``, ``sd``,
+            ``median`` and interval of its Dice; where there is a main run,
+            ``paired difference`` to it with its interval, ``pairs``, ``p`` and ``p Holm``;
+            ``covered``; ``variant``.
         notes: how to read it.
         published: the runs beside published rows, with their difference ``to main``; None where
             the dataset has none.
@@ -217,7 +214,8 @@ def _rows(
 
 
 def _table(frame: pd.DataFrame, of_mean: pd.DataFrame, tested: bool) -> pd.DataFrame:
-    table = pd.DataFrame({"method": frame["run"]}).join(of_mean[["n", MEAN, "sd", "median"]])
+    table = pd.DataFrame({"method": frame["run"]}).join(of_mean[["n", MEAN]])
+    table = table.join(frame[POOLED]).join(of_mean[["sd", "median"]])
     table[INTERVAL] = _interval(of_mean["low"], of_mean["high"], "–")
     if tested:
         table[PAIRED] = of_mean["difference"].astype(float)
@@ -241,3 +239,7 @@ def _with_main(shown: Beside, differences: pd.Series, main: float) -> Beside:
     table.insert(list(table).index(TO_PAPER), TO_MAIN, plain)
     note = f"{TO_MAIN}: of own runs the {PAIRED}, of published rows that of the printed means."
     return replace(shown, table=table, notes=[note, *shown.notes])
+
+
+if __name__ == "__main__":
+    main()

@@ -18,10 +18,11 @@ from fsmis.reporting.overview import run_names, tabulate
 from fsmis.reporting.page import write_page
 from fsmis.reporting.runs import read_runs
 from fsmis.reporting.statistics import METHOD
-from fsmis.reporting.tables import markdown
+from fsmis.reporting.tables import POOLED_NOTE, markdown
 
 CONVENTION = (
     "Dice in percent, over scans, then folds; mean over organs; sd over the scans' means. "
+    f"{POOLED_NOTE} "
     "A row marked partial does not cover its dataset: do not compare it with the others."
 )
 

@@ -14,7 +14,9 @@ PLAN = {"cells": CELLS, "organs": ORGANS}
 
 def scores(*rows: tuple[int, str, str, float]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["fold", "query_scan", "organ", "dice"])
-    return frame.assign(iou=frame["dice"] / 2, hd95_mm=4.0, assd_mm=1.0)
+    counts = {"tp": 500 * frame["dice"], "fp": 500 * (1 - frame["dice"]), "fn": 0}
+    counts["fn"] = counts["fp"]  # of a thousand voxels in either mask together
+    return frame.assign(iou=frame["dice"] / 2, hd95_mm=4.0, assd_mm=1.0, **counts)
 
 
 FULL = scores(
@@ -32,6 +34,16 @@ def test_mean_is_over_scans_then_folds_then_organs() -> None:
     assert table.loc["mean", "sd"] == pytest.approx(np.std([10, 30, 60], ddof=1))
     assert table["scans"].tolist() == [3, 3, 3]
     assert list(table.index) == ["liver", "RK", "mean"]
+
+
+def test_voxels_of_all_scans_together() -> None:
+    """A large organ counts more: 1 of 1 voxels and 10 of 30 (40 in both masks) are 22 of 42."""
+    counts = FULL.head(2).assign(tp=[1, 10], fp=[0, 15], fn=[0, 5])
+    table = summarise(counts, ["liver"]).set_index("organ")["pooled Dice"]
+    assert table["liver"] == table["mean"] == pytest.approx(100 * 22 / 42)
+    of_both = summarise(FULL, ORGANS).set_index("organ")["pooled Dice"]
+    assert of_both["mean"] == pytest.approx((of_both["liver"] + of_both["RK"]) / 2)
+    assert summarise(FULL[:0], ORGANS)["pooled Dice"].isna().all()
 
 
 def test_single_scan_has_no_deviation() -> None:
