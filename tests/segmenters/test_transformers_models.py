@@ -92,9 +92,12 @@ def test_points_decode_as_in_the_sam2_package(pair):
         assert (ours - theirs).abs().max() < TOLERANCE
 
 
-def session_masks(segmenter: TransformersModel, length: int) -> np.ndarray:
-    """Low-resolution logits ``[length - 1, K, h, w]`` of the public session: a video whose first
-    frame has two objects as mask prompts."""
+def through_a_session(segmenter: TransformersModel, length: int) -> tuple[np.ndarray, list[dict]]:
+    """The public session: a video whose first frame has two objects as mask prompts.
+
+    Returns:
+        low-resolution logits ``[length - 1, K, h, w]``, and what it keeps of the first frame, K.
+    """
     module = type(segmenter.model).__module__
     kind = type(segmenter.model).__name__.removesuffix("Model")
     session = getattr(sys.modules[module], f"{kind}InferenceSession")(
@@ -114,7 +117,8 @@ def session_masks(segmenter: TransformersModel, length: int) -> np.ndarray:
     )
     segmenter.model(session, frame_idx=0)
     video = segmenter.model.propagate_in_video_iterator(session)
-    return np.stack([frame.pred_masks[:, 0].numpy() for frame in video][1:])
+    masks = np.stack([frame.pred_masks[:, 0].numpy() for frame in video][1:])
+    return masks, [session.output_dict_per_obj[k]["cond_frame_outputs"][0] for k in range(2)]
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -122,7 +126,12 @@ def test_the_three_calls_are_a_session_of_two_frames(name):
     segmenter = shared(name)
     features = segmenter.encode(IMAGES)
     memory = segmenter.memorise(features[[0, 0]], MASKS[:2])
-    theirs = session_masks(segmenter, 2)[0]
+    (theirs,), kept = through_a_session(segmenter, 2)
+    for one, two in zip((memory[[0]], memory[[1]]), kept, strict=True):
+        assert (one.pointer - two["object_pointer"][0]).abs().max() < 1e-5
+        cells = two["maskmem_features"].reshape(one.features.shape)
+        assert (one.features - cells).abs().max() < 0.01  # a step of bfloat16
+    assert (memory.pointer[0] - memory.pointer[1]).abs().max() > 1e-4
     ours = segmenter.segment(features[[1, 1]], [memory], theirs.shape[1:])
     assert np.abs(ours.gated - theirs).max() < TOLERANCE
     assert ours.present.all() and np.abs(theirs[0] - theirs[1]).max() > 10 * TOLERANCE
@@ -133,7 +142,7 @@ def test_track_is_a_session_of_more_frames(name):
     segmenter = shared(name)
     features = segmenter.encode(IMAGES)
     support = segmenter.memorise(features[[0, 0]], MASKS[:2])
-    theirs = session_masks(segmenter, 4)
+    theirs, _ = through_a_session(segmenter, 4)
     past: list[Memory] = []
     for frame in (1, 2, 3):
         size = theirs.shape[2:]
