@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": ("fsmis.tools.plan", "what a run or a sweep will do and cost; runs nothing"),
     "status": ("fsmis.tools.status", "which scans are done, running, failed or missing"),
     "doctor": ("fsmis.tools.doctor", "versions, weights, devices and data of this machine"),
+    "export": ("fsmis.tools.export", "SAM2's weights as a folder that transformers opens"),
     "phantom": ("fsmis.tools.phantom", "write generated scans, prepared or raw"),
     "bench": ("fsmis.tools.bench", "measure speed against the public packages"),
     "prepare": ("data_prep", "raw downloads to prepared scans: prepare chaos|cmr|synapse|..."),

@@ -10,7 +10,6 @@ from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from tests.test_run import copy_mask, run_here
 
 from fsmis.cli import CONF_DIR
 from fsmis.data.manifest import Manifest
@@ -18,6 +17,7 @@ from fsmis.errors import UserError
 from fsmis.files import LONGEST, require_name
 from fsmis.reporting.paper_table import requested
 from fsmis.runs.records import Cell, RunFolder
+from tests.test_run import copy_mask, run_here
 
 GOOD = ["chaos_mri", "LV-BP", "left kidney", "2D", "Leber (re.)", "pat01", "a", "größer", "x" * 100]
 BAD = ["", ".", "..", "../evil", "a/b", "a\\b", "/abs", ".hidden", "a.", " a", "a ", "a\n", "a\0b"]

@@ -1,5 +1,7 @@
 """SAM2's video memory prompted by the labelled slices as they are: no copies, no matching."""
 
+from typing import Any
+
 import numpy as np
 
 from fsmis.data.protocol import Episode
@@ -12,8 +14,8 @@ from fsmis.pipeline.prompting import (
     support_prompts,
 )
 from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.base import Segmenter, Tracker, unable
 from fsmis.segmenters.features import Features, Memory, batches
-from fsmis.segmenters.sam2 import Sam2
 
 
 class Sam2Single(PromptedMethod):
@@ -31,7 +33,7 @@ class Sam2Single(PromptedMethod):
 
 
 def propagate(
-    segmenter: Sam2,
+    segmenter: Tracker,
     features: Features,
     videos: list[np.ndarray],
     support: Memory,
@@ -62,7 +64,7 @@ def propagate(
 
 
 def _propagate_batch(
-    segmenter: Sam2,
+    segmenter: Tracker,
     features: Features,
     frames: np.ndarray,
     support: Memory,
@@ -85,11 +87,25 @@ class Sam2Volume(PromptedMethod):
     from their middle upwards, and from their middle downwards. With ``n_parts=1`` that is the whole
     query volume in both directions. A segmented slice is memory of the slices after it in its
     video; the middle slice is in both, and the upward one answers for it.
+
+    Args:
+        segmenter: the video model.
+        parts: see :class:`~fsmis.methods.prompted.PromptedMethod`.
+
+    Raises:
+        UserError: the segmenter does not track.
     """
+
+    def __init__(self, segmenter: Segmenter, **parts: Any) -> None:
+        super().__init__(segmenter, **parts)
+        if not isinstance(segmenter, Tracker):
+            raise unable(segmenter, "track")
+        self.tracker = segmenter
 
     def answer(self, episode: Episode) -> dict[str, Answer]:
         """See ``PromptedMethod.answer``."""
-        encoded = EncodedEpisode.encode(self.segmenter, episode)
+        segmenter = self.tracker
+        encoded = EncodedEpisode.encode(segmenter, episode)
         size = episode.query.image.shape[1:]
         support_rows, support_masks, videos, places = [], [], [], []
         for organ, task in episode.organs.items():
@@ -102,8 +118,8 @@ class Sam2Volume(PromptedMethod):
                     support_masks.append(task.support_masks[part])
                     videos.append(rows[video])
                     places += [(organ, slice_) for slice_ in video.tolist()]
-        support = self.segmenter.memorise(encoded.supports[support_rows], np.stack(support_masks))
-        found = Answer.cat(propagate(self.segmenter, encoded.queries, videos, support, size))
+        support = segmenter.memorise(encoded.supports[support_rows], np.stack(support_masks))
+        found = Answer.cat(propagate(segmenter, encoded.queries, videos, support, size))
         # Of the slices that two videos hold, the middle ones, the later answers.
         place_of = {place: row for row, place in enumerate(places)}
         answer = found[

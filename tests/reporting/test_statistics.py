@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
-from tests.reporting.test_tables import FULL, ORGANS
 
 from fsmis.reporting.statistics import (
     by_scan,
@@ -19,6 +18,7 @@ from fsmis.reporting.statistics import (
     smallest_p,
 )
 from fsmis.reporting.tables import MEAN, summarise
+from tests.reporting.test_tables import FULL, ORGANS
 
 P_VALUES = st.lists(st.floats(1e-9, 1), min_size=1, max_size=8)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
-from tests.test_run import ENVIRONMENT, copy_mask, data, run, run_here, small_root, states
 
 from fsmis.cli import CONF_DIR
 from fsmis.data.nifti import read_volume
@@ -15,6 +14,7 @@ from fsmis.runs.variant import configured
 from fsmis.settings import require_replacing, with_selected_organs
 from fsmis.tools.report import main as report
 from fsmis.tools.status import show
+from tests.test_run import ENVIRONMENT, copy_mask, data, run, run_here, small_root, states
 
 __all__ = ["data", "small_root"]  # fixtures
 
