@@ -14,6 +14,7 @@ COMMANDS = {
         "fsmis.tools.compare",
         "finished runs beside each other and published rows, with tests",
     ),
+    "bundle": ("fsmis.tools.bundle", "finished runs in one zip file, which report reads"),
     "plan": ("fsmis.tools.plan", "what a run or a sweep will do and cost; runs nothing"),
     "status": ("fsmis.tools.status", "which scans are done, running, failed or missing"),
     "doctor": ("fsmis.tools.doctor", "versions, weights, devices and data of this machine"),

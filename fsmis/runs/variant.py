@@ -20,8 +20,7 @@ from fsmis.source import source_hash
 # Keys that name places, selections and portions of work: without influence on a score, as is all
 # below them. Whole keys, so that a method of one's own may call a parameter as it likes.
 NOT_SCORED = {
-    *("dataset.root", "dataset.source", "dataset.expected", "protocol.fold"),
-    *("method.batch_size", "method.device"),
+    *("dataset.root", "dataset.source", "dataset.expected", "protocol.fold", "method.batch_size"),
     *(
         f"method.{part}.{key}"  # the same with and without cache or compiling, but for rounding
         for part in ("matcher", "segmenter")

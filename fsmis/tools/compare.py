@@ -1,4 +1,4 @@
-"""Measured against published: ``python -m fsmis compare RESULTS [--main METHOD]``.
+"""Measured against published: ``python -m fsmis compare RUNS... [--main METHOD]``.
 
 Runs on the same scans under the same protocol stand in one table: mean, deviation and interval over
 patients, and the difference to a main run with Wilcoxon's signed-rank test and Holm's correction.
@@ -8,6 +8,7 @@ alone: papers print no scores by scan. Runs of other scans or protocols are comp
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fsmis.errors import UserError
 from fsmis.files import write_atomic
 from fsmis.reporting import display
 from fsmis.reporting.beside import HERE, TO_PAPER, Beside, beside, is_comparable
+from fsmis.reporting.bundles import folder_of, opened
 from fsmis.reporting.comparison import (
     MAIN,
     Group,
@@ -30,7 +32,7 @@ from fsmis.reporting.comparison import (
 )
 from fsmis.reporting.overview import run_names, tabulate
 from fsmis.reporting.published import PUBLISHED, read_published
-from fsmis.reporting.runs import StoredRun, read_runs
+from fsmis.reporting.runs import StoredRun
 from fsmis.reporting.statistics import METHOD
 from fsmis.reporting.tables import MEAN, PAIRED, POOLED, POOLED_NOTE, markdown
 
@@ -38,16 +40,17 @@ from fsmis.reporting.tables import MEAN, PAIRED, POOLED, POOLED_NOTE, markdown
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the comparisons, write ``compare.csv`` (every organ) and ``compare.md``."""
     options = _parser().parse_args(arguments)
-    folder, asked = options.folder, options.main is not None
+    sources, asked = ", ".join(map(str, options.sources)), options.main is not None
     setting = None if options.setting == "all" else options.setting
-    out = options.out or folder
-    with command_line():
+    out = options.out or folder_of(options.sources)
+    with command_line(), ExitStack() as stack:
         published = read_published(options.published)
-        groups = grouped(_of_dataset(read_runs(folder), options.dataset, folder))
+        runs = stack.enter_context(opened(options.sources))
+        groups = grouped(_of_dataset(runs, options.dataset, sources))
         require_distinct(groups)
         wanted = options.main or MAIN
         if asked:
-            require_main(wanted, groups, folder)
+            require_main(wanted, groups, sources)
         comparisons = [
             compare(group, group.main(wanted, asked), wanted, published, setting, options.all_rows)
             for group in groups
@@ -72,7 +75,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m fsmis compare results/runs --dataset chaos_mri --main alpnet",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="RESULTS", type=Path, help="folder of runs: results/runs")
+    parser.add_argument(
+        "sources",
+        metavar="RUNS",
+        type=Path,
+        nargs="+",
+        help="folder of runs, such as results/runs, or bundles of them (.zip), several on the same "
+        "data under the same protocol",
+    )
     parser.add_argument(
         "--main",
         metavar="METHOD",
@@ -100,15 +110,20 @@ def _parser() -> argparse.ArgumentParser:
         default=PUBLISHED,
         help="table of published numbers (default: results/published.csv of the repository)",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RESULTS)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="where to write (default: the first RUNS, or where its bundle lies)",
+    )
     return parser
 
 
-def _of_dataset(runs: list[StoredRun], dataset: str | None, folder: Path) -> list[StoredRun]:
+def _of_dataset(runs: list[StoredRun], dataset: str | None, sources: str) -> list[StoredRun]:
     chosen = [run for run in runs if dataset in (None, run.plan["dataset"])]
     if not chosen:
         there = ", ".join(sorted({run.plan["dataset"] for run in runs}))
-        raise UserError(f"--dataset {dataset}: no run of it in {folder}; choose one of {there}")
+        raise UserError(f"--dataset {dataset}: no run of it in {sources}; choose one of {there}")
     return chosen
 
 
