@@ -13,20 +13,29 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fsmis.cli import command_line
-from fsmis.reporting.beside import TO_PAPER, UNCONFIRMED, data_of, is_comparable
+from fsmis.reporting.beside import TO_PAPER, data_of, is_comparable
 from fsmis.reporting.paper_charts import dots
 from fsmis.reporting.paper_rows import Rows
 from fsmis.reporting.paper_table import find, presented, requested, write
 from fsmis.reporting.planned import PlannedRun
-from fsmis.reporting.published import CONFIRMED, PAPER, lay_out, read_published, select
+from fsmis.reporting.published import (
+    CONFIRMED,
+    MARKS,
+    NO_TEST,
+    PAPER,
+    lay_out,
+    read_published,
+    select,
+)
 from fsmis.reporting.tables import MEAN, PAIRED, shown
 
 SETTING = "1"  # of published rows, what training-free methods are compared with
 LEFT_OUT = ["protocol", "covered", "median", "patients", PAIRED]  # the CSV file has them
 NOTE = (
-    "Source: of a published row where it was read (results/published.csv names it; "
-    f"{UNCONFIRMED}: not in its own paper; such rows mix variants of the protocol), of an own row "
-    f"its protocol and scans. {TO_PAPER}: mean less that of {PAPER}."
+    "Source: of a published row where it was read (results/published.csv names it), how it was "
+    "checked, and what others got who ran the method again; such rows mix variants of the "
+    f"protocol. Of an own row its protocol and scans. {MARKS} {TO_PAPER}: mean less that of "
+    f"{PAPER}. {NO_TEST}"
 )
 
 
@@ -35,8 +44,12 @@ def published_rows(dataset: str, organs: list[str]) -> pd.DataFrame:
     published = read_published()
     rows = lay_out(published[published["dataset"] == dataset], organs)
     rows = select(rows, SETTING, everything=False)
-    mark = rows["status"].map(lambda status: "" if status == CONFIRMED else UNCONFIRMED)
-    rows["source"] = rows["status"] + mark
+    rows["source"] = [
+        row["status"]
+        + (row["mark"] if row["status"] != CONFIRMED else "")
+        + "".join(f"; re-run: {numbers}" for numbers, _ in row["reruns"])
+        for row in rows.to_dict("records")
+    ]
     return rows[["method", "year", *organs, MEAN, "source"]].astype({MEAN: float})
 
 

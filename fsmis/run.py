@@ -43,6 +43,7 @@ from fsmis.segmenters.device import limit_threads
 from fsmis.settings import (
     RunSettings,
     converted,
+    named,
     require_at_least,
     require_replacing,
     with_selected_organs,
@@ -88,15 +89,16 @@ class Run:
         identified = identity(cfg, self.dataset)
         variant = variant_hash(identified)
         self.requested = share(self._cells(self.protocol), self.every, cfg.shard, variant)
+        method = named(cfg, choices)
         self.labels = {
             "dataset": self.dataset.name,
-            "method": choices["method"],
+            "method": method,
             "variant": variant,
             "protocol": self.protocol.name,
         }
-        for part in choices["method"].split("/"):  # a choice may lie in a folder of its group
+        for part in method.split("/"):  # a choice may lie in a folder of its group
             require_name("method", part)
-        parent = Path(cfg.results_dir).expanduser() / self.dataset.name / choices["method"]
+        parent = Path(cfg.results_dir).expanduser() / self.dataset.name / method
         self.folder = RunFolder(parent / variant)
         self._code = code_version()
         self.news = news(parent, variant, identified)

@@ -1,6 +1,6 @@
 """Settings of commands: their types, what a command line may replace, the organs selected."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
@@ -28,6 +28,8 @@ class RunSettings:
     """Of ``conf/config.yaml``."""
 
     organs: list[str] | None
+    predictions: str | None
+    known_as: str | None
     results_dir: str
     seed: int
     device: str
@@ -78,6 +80,11 @@ def converted(cfg: DictConfig, types: type[RunSettings] | type[SegmentSettings])
     merged = OmegaConf.merge(cfg, OmegaConf.to_container(typed))
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def named(cfg: DictConfig, choices: Mapping[str, str]) -> str:
+    """The method's name in folders and tables: ``known_as``, or its choice."""
+    return cfg.known_as or choices["method"]
 
 
 def require_at_least(lowest: int, **values: int) -> None:

@@ -13,7 +13,7 @@ CHOICES = [
     f"{group}={path.stem}"
     for group in GROUPS
     for path in (CONF / group).glob("*.yaml")
-    if path.stem != "published"  # what other segmenters have in common
+    if not path.stem.startswith("published")  # what other segmenters have in common
 ]
 
 

@@ -1,5 +1,6 @@
 """The house: few rooms, and imports that go one way through them."""
 
+import ast
 from pathlib import Path
 
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
@@ -23,3 +24,13 @@ def test_files_are_few_and_short():
     assert len(MODULES) <= 110
     long = {path.name: len(path.read_text().splitlines()) for path in MODULES}
     assert not {name: lines for name, lines in long.items() if lines > 300}
+
+
+def test_commands_run_when_all_is_defined():
+    for path in [*MODULES, *(PACKAGE.parent / "experiments").glob("*.py")]:
+        guards = [
+            place
+            for place, statement in enumerate(reversed(ast.parse(path.read_text()).body))
+            if isinstance(statement, ast.If) and "__main__" in ast.unparse(statement.test)
+        ]
+        assert guards in ([], [0]), path

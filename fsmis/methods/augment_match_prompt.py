@@ -20,8 +20,8 @@ from fsmis.pipeline.support_set import SupportSet, SupportSetConstruction
 from fsmis.pipeline.volume_pass import VolumePass
 from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.base import Segmenter
 from fsmis.segmenters.features import Features
-from fsmis.segmenters.sam2 import Sam2
 
 
 @dataclass
@@ -65,7 +65,7 @@ class AugmentMatchPrompt(PromptedMethod):
         self,
         support_set: SupportSetConstruction,
         matcher: Matcher,
-        segmenter: Sam2,
+        segmenter: Segmenter,
         memories: int,
         flip: bool,
         volume_pass: VolumePass,

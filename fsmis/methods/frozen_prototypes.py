@@ -11,8 +11,8 @@ from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.methods.base import Method
 from fsmis.pipeline.prompting import EncodedEpisode, support_of_each_slice
+from fsmis.segmenters.base import Segmenter
 from fsmis.segmenters.features import alpnet_logits, on_grid, panet_logits
-from fsmis.segmenters.sam2 import Sam2
 
 
 class FrozenPrototypes(Method):
@@ -25,7 +25,7 @@ class FrozenPrototypes(Method):
         level: of ``Features.levels``; -1 is the coarsest, the image embedding.
     """
 
-    def __init__(self, segmenter: Sam2, level: int) -> None:
+    def __init__(self, segmenter: Segmenter, level: int) -> None:
         self.segmenter = segmenter
         self.level = level
 
@@ -80,7 +80,7 @@ class ALPNetFrozen(FrozenPrototypes):
         UserError: a setting out of its range.
     """
 
-    def __init__(self, segmenter: Sam2, level: int, window: int, threshold: float) -> None:
+    def __init__(self, segmenter: Segmenter, level: int, window: int, threshold: float) -> None:
         super().__init__(segmenter, level)
         if not isinstance(window, int) or window < 1:
             raise UserError(f"method.window={window}: must be a whole number, 1 or more")

@@ -1,18 +1,20 @@
 """Methods that prompt a video model, and what any of them may do at test time."""
 
 from abc import abstractmethod
+from typing import Any
 
 import numpy as np
 
 from fsmis.data.protocol import Episode
 from fsmis.methods.base import Method
 from fsmis.pipeline.extent import Extent, likeness
+from fsmis.pipeline.placement import descriptors, places
 from fsmis.pipeline.prompting import Prompts
 from fsmis.pipeline.scale_search import ScaleSearch
 from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters.answer import Answer, largest_component
+from fsmis.segmenters.base import Segmenter, Tracker, unable
 from fsmis.segmenters.features import Features, batches
-from fsmis.segmenters.sam2 import Sam2
 
 
 class PromptedMethod(Method):
@@ -28,7 +30,7 @@ class PromptedMethod(Method):
 
     def __init__(
         self,
-        segmenter: Sam2,
+        segmenter: Segmenter,
         scale: ScaleSearch,
         extent: Extent,
         zoom: Zoom,
@@ -67,7 +69,23 @@ class PromptedMethod(Method):
             )
             for rows in batches(np.arange(len(answer)), self.segmenter.batch_size)
         ]
-        return self.extent.limit(episode, answer, np.concatenate(alike))
+        places = self._places(episode, images, prompts) if self.extent.place else None
+        return self.extent.limit(episode, answer, np.concatenate(alike), places)
+
+    def _places(self, episode: Episode, images: Features, prompts: Prompts) -> np.ndarray | None:
+        """Positions of the support's slices in the query, all of which every organ asks for; None
+        where they do not follow one another."""
+        if not np.isfinite(episode.support.spacing[0]):
+            return None
+        of_query = prompts.row_query[: len(episode.query_slices)]
+        few = self.segmenter.batch_size
+        query = [descriptors(images[rows]) for rows in batches(of_query, few)]
+        slices = batches(np.arange(len(episode.support.image)), few)
+        support = [
+            descriptors(self.segmenter.encode(episode.support.image[some])) for some in slices
+        ]
+        ratio = episode.support.spacing[0] / episode.query.spacing[0]
+        return places(np.concatenate(support), np.concatenate(query), ratio)
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         """See ``Method.segment``."""
@@ -84,3 +102,21 @@ class PromptedMethod(Method):
             organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()
         }
         return masks
+
+
+class TrackingMethod(PromptedMethod):
+    """One that goes through the slices as through a video; its segmenter tracks.
+
+    Args:
+        segmenter: the video model.
+        parts: see :class:`PromptedMethod`.
+
+    Raises:
+        UserError: the segmenter does not track.
+    """
+
+    def __init__(self, segmenter: Segmenter, **parts: Any) -> None:
+        super().__init__(segmenter, **parts)
+        if not isinstance(segmenter, Tracker):
+            raise unable(segmenter, "track")
+        self.tracker = segmenter

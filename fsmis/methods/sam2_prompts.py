@@ -17,8 +17,9 @@ from fsmis.errors import UserError
 from fsmis.methods.base import Method
 from fsmis.pipeline.prompting import EncodedEpisode, support_of_each_slice
 from fsmis.segmenters.answer import gated, resized
+from fsmis.segmenters.base import Segmenter, unable
 from fsmis.segmenters.features import Features, batches, cosine_logits, masked_average, on_grid
-from fsmis.segmenters.sam2 import Sam2
+from fsmis.segmenters.network import NetworkSegmenter
 from fsmis.segmenters.steps import BACKGROUND, FOREGROUND, LOWER_RIGHT, UPPER_LEFT
 
 
@@ -93,11 +94,16 @@ class SimilarityPrompt(Method):
     the attention of the decoder are left out.
 
     Args:
-        segmenter: encoder and decoder.
+        segmenter: encoder and decoder, one that takes points.
         refine: do the second pass.
+
+    Raises:
+        UserError: the segmenter takes no points.
     """
 
-    def __init__(self, segmenter: Sam2, refine: bool) -> None:
+    def __init__(self, segmenter: Segmenter, refine: bool) -> None:
+        if not isinstance(segmenter, NetworkSegmenter):
+            raise unable(segmenter, "take points")
         self.segmenter = segmenter
         self.refine = refine
 
@@ -176,7 +182,7 @@ class Sam2Box(SimilarityPrompt):
         UserError: ``threshold`` out of its range.
     """
 
-    def __init__(self, segmenter: Sam2, refine: bool, threshold: float) -> None:
+    def __init__(self, segmenter: Segmenter, refine: bool, threshold: float) -> None:
         super().__init__(segmenter, refine)
         if not 0 < threshold < 1:
             raise UserError(f"method.threshold={threshold}: must be between 0 and 1")

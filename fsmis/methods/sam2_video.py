@@ -3,7 +3,7 @@
 import numpy as np
 
 from fsmis.data.protocol import Episode
-from fsmis.methods.prompted import PromptedMethod
+from fsmis.methods.prompted import PromptedMethod, TrackingMethod
 from fsmis.pipeline.prompting import (
     EncodedEpisode,
     by_organ,
@@ -12,8 +12,8 @@ from fsmis.pipeline.prompting import (
     support_prompts,
 )
 from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.base import Tracker
 from fsmis.segmenters.features import Features, Memory, batches
-from fsmis.segmenters.sam2 import Sam2
 
 
 class Sam2Single(PromptedMethod):
@@ -31,7 +31,7 @@ class Sam2Single(PromptedMethod):
 
 
 def propagate(
-    segmenter: Sam2,
+    segmenter: Tracker,
     features: Features,
     videos: list[np.ndarray],
     support: Memory,
@@ -62,7 +62,7 @@ def propagate(
 
 
 def _propagate_batch(
-    segmenter: Sam2,
+    segmenter: Tracker,
     features: Features,
     frames: np.ndarray,
     support: Memory,
@@ -78,7 +78,7 @@ def _propagate_batch(
     return answers
 
 
-class Sam2Volume(PromptedMethod):
+class Sam2Volume(TrackingMethod):
     """SAM2 as it tracks an object through a video (Ravi et al., arXiv 2408.00714).
 
     Each support slice, prompted with its mask, opens two videos of the query slices that it serves:
@@ -89,7 +89,8 @@ class Sam2Volume(PromptedMethod):
 
     def answer(self, episode: Episode) -> dict[str, Answer]:
         """See ``PromptedMethod.answer``."""
-        encoded = EncodedEpisode.encode(self.segmenter, episode)
+        segmenter = self.tracker
+        encoded = EncodedEpisode.encode(segmenter, episode)
         size = episode.query.image.shape[1:]
         support_rows, support_masks, videos, places = [], [], [], []
         for organ, task in episode.organs.items():
@@ -102,8 +103,8 @@ class Sam2Volume(PromptedMethod):
                     support_masks.append(task.support_masks[part])
                     videos.append(rows[video])
                     places += [(organ, slice_) for slice_ in video.tolist()]
-        support = self.segmenter.memorise(encoded.supports[support_rows], np.stack(support_masks))
-        found = Answer.cat(propagate(self.segmenter, encoded.queries, videos, support, size))
+        support = segmenter.memorise(encoded.supports[support_rows], np.stack(support_masks))
+        found = Answer.cat(propagate(segmenter, encoded.queries, videos, support, size))
         # Of the slices that two videos hold, the middle ones, the later answers.
         place_of = {place: row for row, place in enumerate(places)}
         answer = found[

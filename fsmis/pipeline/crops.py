@@ -41,7 +41,10 @@ class Crops:
     def cut_masks(self, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """The same of bool masks; of one that is not empty something stays, however thin."""
         cut = self.cut(masks, size)
-        return cut >= np.clip(cut.max(axis=(1, 2), keepdims=True), 1e-6, 0.5)
+        kept = cut >= np.clip(cut.max(axis=(1, 2), keepdims=True), 1e-6, 0.5)
+        lost = masks.any(axis=(1, 2)) & ~kept.any(axis=(1, 2))  # between two samples
+        kept[lost, size[0] // 2, size[1] // 2] = True
+        return kept
 
     def put_back(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Maps ``[N, size, size]`` of the crops on their slices, linear: float32 ``[N, H, W]``, and

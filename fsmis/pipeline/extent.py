@@ -1,9 +1,10 @@
 """Which slices of a whole volume hold the organ: found, where the protocol does not tell.
 
 Not part of the paper, whose protocol segments the organ's own slices alone. Slices that hold the
-organ follow one another, the model believes its masks there more than elsewhere, and what the masks
-hold looks more like the labelled organ. Nothing has to be calibrated: these cues, each against its
-spread within the volume, are added up, and the run of slices is kept that stands out most.
+organ follow one another, near the place that the labelled slice has in the query; the model
+believes its masks there more than elsewhere, and what they hold looks more like the labelled organ.
+Nothing has to be calibrated: these cues, each against its spread within the volume, are added up,
+and the run of slices is kept that stands out most.
 """
 
 from dataclasses import replace
@@ -17,6 +18,7 @@ from fsmis.segmenters.answer import Answer
 from fsmis.segmenters.features import Features, masked_average, on_grid
 
 LEVELS = (-1, -2)  # of the features that are compared, the coarsest first
+HIGHEST = 0.999  # cosine that is told apart from 1
 
 
 class Extent:
@@ -26,53 +28,82 @@ class Extent:
         when: ``whole_volume``, for episodes that ask for every slice of the query, or ``never``.
         gap: least difference of the mean predicted overlap between slices kept and ruled out; where
             it is smaller, the organ goes through the whole volume.
+        place: weight of being near the labelled slice's place in the query, against the other
+            cues together; 0: it is not looked for.
+        near: mm from there that weigh as much as one deviation of the other cues; what is kept
+            begins at most half of it away.
+        far: mm from which on slices are equally far.
 
     Raises:
         UserError: a setting out of its range.
     """
 
-    def __init__(self, when: str, gap: float) -> None:
+    def __init__(self, when: str, gap: float, place: float, near: float, far: float) -> None:
         if when not in ("whole_volume", "never"):
             raise UserError(f"method.extent.when={when}: choose whole_volume or never")
         if not 0 <= gap <= 1:
             raise UserError(f"method.extent.gap={gap}: must be in [0, 1]")
+        if place < 0 or not 0 < near <= far:
+            raise UserError(
+                f"method.extent.place={place}, near={near}, far={far}: choose place from 0, near "
+                "above 0 and far from near"
+            )
         self.when = when
         self.gap = gap
+        self.place = place
+        self.near = near
+        self.far = far
 
     def applies(self, episode: Episode) -> bool:
         """Whether the episode's query slices are to be narrowed down."""
         return self.when == "whole_volume" and episode.whole_volume
 
-    def held(self, cues: np.ndarray, found: np.ndarray) -> np.ndarray:
+    def held(
+        self, cues: np.ndarray, found: np.ndarray, away: np.ndarray | None = None
+    ) -> np.ndarray:
         """Which slices of a volume hold the organ, bool ``[S]``.
 
         Args:
             cues: ``[S, C]``, larger where the organ is, the predicted overlap first.
             found: bool ``[S]``, slices with a mask; the others are never kept.
+            away: mm of the slices from where the labelled ones lie, ``[S]``; None: not known.
         """
         if not found.any():
             return found
         filled = np.where(found[:, None], cues, cues[found].min(axis=0))
-        kept = standing_out(_standardised(filled).sum(axis=1))
+        values, within = _standardised(filled).sum(axis=1), None
+        if away is not None:
+            values -= self.place * cues.shape[1] * np.minimum(away, self.far) / self.near
+            within = away <= self.near / 2
+        kept = standing_out(values, within)
         overlap = filled[:, 0]
         if not kept.all() and overlap[kept].mean() - overlap[~kept].mean() < self.gap:
             kept[:] = True  # nothing tells its ends apart from its middle: it goes through
         return kept & found
 
-    def limit(self, episode: Episode, answer: Answer, likeness: np.ndarray) -> Answer:
+    def limit(
+        self, episode: Episode, answer: Answer, likeness: np.ndarray, places: np.ndarray | None
+    ) -> Answer:
         """The answer with the slices beyond each organ's extent excluded.
 
         Args:
             episode: its tasks' slices are the rows, in order.
             answer: R rows.
             likeness: ``[R, L]`` of :func:`likeness`.
+            places: position of every support slice in the query; None: not known.
         """
         score, start = answer.object_score.copy(), 0
+        angle = np.arctanh(np.clip(likeness, -HIGHEST, HIGHEST))  # cosines crowd below 1
         for task in episode.organs.values():
             rows = np.arange(start, start + len(task.query_slices))
             found = answer.logits[rows].max(axis=(1, 2)) > 0
-            cues = np.column_stack([answer.iou[rows], likeness[rows]])
-            score[rows[~self.held(cues, found)]] = -np.inf
+            cues = np.column_stack([answer.iou[rows], answer.object_score[rows], angle[rows]])
+            away = None
+            if places is not None:
+                labelled = places[task.support_slices]
+                first, last = labelled.min() - task.query_slices, task.query_slices - labelled.max()
+                away = np.maximum(0, np.maximum(first, last)) * episode.query.spacing[0]
+            score[rows[~self.held(cues, found, away)]] = -np.inf
             start = rows[-1] + 1
         return replace(answer, object_score=score)
 
@@ -102,17 +133,24 @@ def likeness(
     return cosine
 
 
-def standing_out(values: np.ndarray) -> np.ndarray:
+def standing_out(values: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
     """The run of values that stands out most from the rest, bool ``[S]``; all where none does.
 
     Its mean is higher and the variance between the two the largest: Otsu's criterion, over runs in
     place of thresholds.
+
+    Args:
+        values: ``[S]``.
+        within: bool ``[S]``, of which the run has to hold one, where there is one.
     """
     n = len(values)
     sums = np.concatenate([[0.0], np.cumsum(values - values.mean())])
     start, end = np.triu_indices(n + 1, 1)
     length, total = end - start, sums[end] - sums[start]
     inside = (length < n) & (total > 1e-9)
+    if within is not None and within.any():
+        counts = np.concatenate([[0], np.cumsum(within)])
+        inside &= counts[end] > counts[start]
     if not inside.any():
         return np.ones(n, bool)
     between = np.where(inside, total**2 / np.maximum(1, length * (n - length)), -1)

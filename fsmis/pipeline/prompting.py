@@ -10,8 +10,8 @@ import numpy as np
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.pipeline.matching import Match
 from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.base import Segmenter
 from fsmis.segmenters.features import Features, Memory, batches
-from fsmis.segmenters.sam2 import Sam2
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ Segment = Callable[[Prompts], Answer]  # images fixed: prompts to the answer of 
 
 
 def segment_prompted(
-    segmenter: Sam2, queries: Features, copies: Features, prompts: Prompts
+    segmenter: Segmenter, queries: Features, copies: Features, prompts: Prompts
 ) -> Answer:
     """The answer of the rows.
 
@@ -83,7 +83,7 @@ def segment_prompted(
     return Answer.cat(answers)[in_order]
 
 
-def single_support(segmenter: Sam2, episode: Episode) -> dict[str, Answer]:
+def single_support(segmenter: Segmenter, episode: Episode) -> dict[str, Answer]:
     """The answer on the query slices of every task, each prompted by its part's support slice."""
     encoded = EncodedEpisode.encode(segmenter, episode)
     images, prompts = support_prompts(episode, encoded)
@@ -133,7 +133,7 @@ class EncodedEpisode:
     support_slices: np.ndarray
 
     @classmethod
-    def encode(cls, segmenter: Sam2, episode: Episode) -> EncodedEpisode:
+    def encode(cls, segmenter: Segmenter, episode: Episode) -> EncodedEpisode:
         """Pass the episode's distinct slices through the segmenter's encoder."""
         query, support = episode.query_slices, episode.support_slices
         return cls(

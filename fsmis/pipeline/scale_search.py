@@ -13,7 +13,7 @@ from fsmis.errors import UserError
 from fsmis.pipeline.crops import Crops
 from fsmis.pipeline.prompting import single_support
 from fsmis.segmenters.answer import Answer
-from fsmis.segmenters.sam2 import Sam2
+from fsmis.segmenters.base import Segmenter
 
 
 class ScaleSearch:
@@ -42,7 +42,7 @@ class ScaleSearch:
         self.margin = margin
         self.found = 1.0
 
-    def search(self, segmenter: Sam2, episode: Episode) -> Episode:
+    def search(self, segmenter: Segmenter, episode: Episode) -> Episode:
         """The episode with its support at the best scale, itself where that is 1."""
         self.found = 1.0
         if not self.scales or not episode.organs:

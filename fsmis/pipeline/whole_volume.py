@@ -19,7 +19,7 @@ from fsmis.errors import UserError
 from fsmis.pipeline.matching import Matcher, match
 from fsmis.pipeline.network_distances import EncoderFeatures
 from fsmis.pipeline.pixel_distances import Ncc
-from fsmis.segmenters.sam2 import Sam2
+from fsmis.segmenters.base import Segmenter
 
 BATCH = 16  # images compared at a time
 
@@ -33,13 +33,14 @@ def pair(
     """The episode of all labels of some slices and all slices of the query, on their common grid.
 
     The organs are the label values as text, from the largest mean area to the smallest. The support
-    scan is the labelled slices alone, in their order. Of a label in several slices the first serves
+    scan is the labelled slices alone, in their order, its slice distance NaN where they are several. Of a label in several slices the first serves
     all slices of the query; see ``served_by_likeness``.
 
     Raises:
         UserError: a label is too small to be seen on the grid.
     """
-    scaled = {id(some.volume): intensities.scale(some.volume.pixels) for some in support}
+    volumes = {id(some.volume): some.volume for some in support}
+    scaled = {key: intensities.scale(volume.pixels) for key, volume in volumes.items()}
     slices = [
         grid.to_common_grid(scaled[id(some.volume)][some.position], some.volume.spacing)
         for some in support
@@ -66,12 +67,14 @@ def pair(
             np.zeros_like(positions),
         )
 
-    def scan(name: str, pixels: np.ndarray, volume: AxialVolume) -> Scan:
-        spacing = volume.spacing[0], grid.pixel_mm, grid.pixel_mm
+    def scan(name: str, pixels: np.ndarray, slice_mm: float) -> Scan:
+        spacing = slice_mm, grid.pixel_mm, grid.pixel_mm
         return Scan(name, pixels, None, spacing, np.diag([*spacing[::-1], 1.0]))
 
-    support_scan = scan("support", np.stack(slices), support[0].volume)
-    query_scan = scan("query", all_slices, query)
+    # slices that do not follow one another have no distance
+    support_mm = support[0].volume.spacing[0] if len(support) == 1 else np.nan
+    support_scan = scan("support", np.stack(slices), support_mm)
+    query_scan = scan("query", all_slices, query.spacing[0])
     return Episode("segment", 0, support_scan, query_scan, tasks, whole_volume=True)
 
 
@@ -85,7 +88,7 @@ def _from_large_to_small(support: Sequence[LabelledSlice]) -> list[int]:
     return sorted(sorted(areas), key=lambda value: -float(np.mean(areas[value])))
 
 
-def served_by_likeness(episode: Episode, segmenter: Sam2 | None) -> Episode:
+def served_by_likeness(episode: Episode, segmenter: Segmenter | None) -> Episode:
     """The episode with each query slice served by the labelled slice most like it, for each organ
     among its own.
 

@@ -111,7 +111,9 @@ class Zoom:
         supports = np.unique(np.concatenate([task.support_slices for task in tasks.values()]))
         on_support = np.zeros((len(supports), *episode.support.image.shape[1:]), bool)
         for task in tasks.values():
-            on_support[np.searchsorted(supports, task.support_slices)] |= task.support_masks
+            # stray pixels of a label would make the window as wide as the body
+            parts = np.stack([largest_component(mask[None])[0] for mask in task.support_masks])
+            on_support[np.searchsorted(supports, task.support_slices)] |= parts
 
         side = self.factor * max(
             _extent(on_query, episode.query), _extent(on_support, episode.support)

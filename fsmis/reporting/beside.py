@@ -11,21 +11,25 @@ from fsmis.cli import CONF_DIR
 from fsmis.reporting.overview import run_names
 from fsmis.reporting.published import (
     CONFIRMED,
+    MARKS,
+    NO_TEST,
     PAPER,
     PUBLISHED,
+    RERUN,
     known_organs,
     lay_out,
     read_published,
     select,
 )
 from fsmis.reporting.runs import StoredRun
-from fsmis.reporting.tables import MEAN, is_partial
+from fsmis.reporting.tables import MEAN, POOLED, POOLED_NOTE, is_partial
 
-UNCONFIRMED = "†"
 HERE = "here"
 TO_PAPER = "to paper"
 PROTOCOL = "protocol and data"
 OTHERS = "other sources"
+RERUNS = "run again by others"
+LOOKED_UP = "looked up"  # status of a source that has no row of its own
 SELECTED = "organs "  # before those of a run of some
 
 
@@ -36,9 +40,11 @@ class Beside:
     Attributes:
         title: of the table.
         table: columns ``method``; ``protocol and data``, of a published row its setting; Dice in
-            percent of each organ and ``mean``; ``to paper``, difference of the mean to the paper's,
-            NaN where the data are others; ``source``, a number that ``notes`` explain, or ``here``;
-            ``other sources`` that print other numbers; ``variant`` of an own run.
+            percent of each organ and ``mean``; ``pooled Dice`` of own runs; ``to paper``,
+            difference of the mean to the paper's, NaN where the data are others; ``source``, a
+            number that ``notes`` explain, or ``here``;
+            ``run again by others``, numbers of re-runs that differ; ``other sources`` that print
+            other numbers; ``variant`` of an own run.
         notes: footnotes and sources.
         setting: of the published rows, None for all; rows that state none are there too.
     """
@@ -57,7 +63,7 @@ class Beside:
             asked = ours or row[PROTOCOL] == f"setting {self.setting}"
             words = [row["method"] if asked else f"{row['method']}, {row[PROTOCOL]}"]
             names.append(" ".join(words if ours else [*words, row["source"]]))
-        kept = self.table.drop(columns=[PROTOCOL, "source", OTHERS, "variant"])
+        kept = self.table.drop(columns=[POOLED, PROTOCOL, "source", RERUNS, OTHERS, "variant"])
         return kept.assign(method=names)
 
     @property
@@ -137,17 +143,24 @@ def beside(
     differences = table[MEAN] - (reported.iloc[0] if len(reported) else float("nan"))
     is_paper = pd.Series([*shown["method"].eq(PAPER), *[False] * len(own)])
     table[TO_PAPER] = differences.where(comparable & ~is_paper)
-    table = table[["method", PROTOCOL, *dice, TO_PAPER, "source", OTHERS, "variant"]]
-    statuses = dict(zip(entries["source"], entries["status"], strict=True))
+    last = [POOLED, TO_PAPER, "source", RERUNS, OTHERS, "variant"]
+    table = table[["method", PROTOCOL, *dice, *last]].astype({POOLED: float})
+    of_source = entries.groupby("source", sort=False)["status"]
+    statuses = of_source.agg(lambda found: ", ".join(found.unique())).to_dict()
     notes = [
-        f"{UNCONFIRMED} Not read in its own paper. Published rows mix variants of the protocol.",
-        f"{TO_PAPER}: mean less that of {PAPER}; no test, papers print no scores by scan.",
+        f"{MARKS} Published rows mix variants of the protocol.",
+        f"{TO_PAPER}: mean less that of {PAPER}. {NO_TEST}",
+        POOLED_NOTE,
         *(
-            f"{row['method']}: other sources print {row[OTHERS]}."
+            f"{row['method']}: {said} {row[column]}."
             for row in table.to_dict("records")
-            if row[OTHERS]
+            for column, said in ((RERUNS, RERUNS), (OTHERS, "other sources print"))
+            if row[column]
         ),
-        *(f"[{number}] {statuses[source]}: {source}" for source, number in sources.items()),
+        *(
+            f"[{number}] {statuses.get(source, LOOKED_UP)}: {source}"
+            for source, number in sources.items()
+        ),
     ]
     if not comparable.all():
         others = f"other scans than {benchmark(dataset)}, or of some organs"
@@ -183,35 +196,39 @@ def beside_all(
 
 
 def _theirs(shown: pd.DataFrame, sources: dict[str, int]) -> pd.DataFrame:
-    others = [
-        "; ".join(f"{numbers} [{sources[source]}]" for numbers, source in conflicts)
-        for conflicts in shown["others"]
-    ]
+    def said(column: str) -> list[str]:
+        return [
+            "; ".join(f"{numbers} [{sources[source]}]" for numbers, source in pairs)
+            for pairs in shown[column]
+        ]
+
     table = shown.assign(variant="", source=[f"[{sources[source]}]" for source in shown["source"]])
     table["method"] = [_name(row) for row in shown.to_dict("records")]
     table[PROTOCOL] = "setting " + shown["setting"]
-    table[OTHERS] = others
-    return table
+    table[OTHERS], table[RERUNS] = said("others"), said("reruns")
+    return table.assign(**{POOLED: float("nan")})
 
 
 def _ours(own: pd.DataFrame, settings: list[str]) -> pd.DataFrame:
     table = own.assign(method=run_names(own, settings), source=HERE)
     table[PROTOCOL] = own["protocol"] + ", " + own["data"]
-    table[OTHERS] = ""
+    table[[OTHERS, RERUNS]] = ""
     return table
 
 
 def _numbered(shown: pd.DataFrame) -> dict[str, int]:
     """Number of each source, in the order in which the rows name them."""
-    others = [source for conflicts in shown["others"] for _, source in conflicts]
+    pairs = [*shown["reruns"].explode().dropna(), *shown["others"].explode().dropna()]
+    others = [source for _, source in pairs]
     found = dict.fromkeys([*shown["source"], *others])
     return {source: number for number, source in enumerate(found, start=1)}
 
 
 def _name(row: Mapping[Any, Any]) -> str:
-    """Name, year, and whether it is unconfirmed."""
+    """Name, year, whether it is a re-run, and how its numbers were checked."""
     year = "" if str(row["year"]) in row["method"] else f" {row['year']}"
-    return row["method"] + year + (UNCONFIRMED if row["status"] != CONFIRMED else "")
+    again = " (re-run)" if row["status"] == RERUN else ""
+    return row["method"] + year + again + (row["mark"] if row["status"] != CONFIRMED else "")
 
 
 def _extent(scans: int, folds: int) -> str:

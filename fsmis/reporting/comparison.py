@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,7 +107,7 @@ def require_distinct(groups: list[Group]) -> None:
                 )
 
 
-def require_main(wanted: str, groups: list[Group], folder: Path) -> None:
+def require_main(wanted: str, groups: list[Group], sources: str) -> None:
     """Refuse a main run that is in none of the groups.
 
     Raises:
@@ -117,7 +116,7 @@ def require_main(wanted: str, groups: list[Group], folder: Path) -> None:
     if not any(group.named(wanted) for group in groups):
         methods = {run.method for group in groups for run in group.runs}
         raise UserError(
-            f"--main {wanted}: no run of such a method or variant in {folder}; "
+            f"--main {wanted}: no run of such a method or variant in {sources}; "
             f"choose one of {', '.join(sorted(methods))}"
         )
 

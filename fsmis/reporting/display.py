@@ -24,12 +24,17 @@ from fsmis.data.protocol import Episode
 from fsmis.methods.augment_match_prompt import served_slices
 from fsmis.methods.base import Method
 from fsmis.methods.prompted import PromptedMethod
-from fsmis.reporting.tables import shown, summarise
+from fsmis.reporting.tables import POOLED, shown, summarise
 from fsmis.runs.cost import encoder_images
 from fsmis.runs.records import Cell, RunFolder
+from fsmis.segmenters.network import NetworkSegmenter
 
 COLUMNS = {"dice": "Dice %", "sd": "sd", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 COLUMNS |= {
+    POOLED: "pooled\nDice %",
+    "sensitivity": "slices\nsens. %",
+    "specificity": "slices\nspec. %",
+    "fp_ml": "false\nml",
     "to paper": "to\npaper",
     "to main": "to\nmain",
     "paired difference": "paired\ndifference",
@@ -115,7 +120,8 @@ def segmenting(
         settings: that it was built from.
         episode: that it segments.
     """
-    model = method.segmenter if isinstance(method, PromptedMethod) else None
+    network = method.segmenter if isinstance(method, PromptedMethod) else None
+    model = network if isinstance(network, NetworkSegmenter) else None
     served = {
         organ: served_slices(replace(episode, organs={organ: task}))
         for organ, task in episode.organs.items()

@@ -10,10 +10,10 @@ import pandas as pd
 
 from fsmis.reporting.runs import StoredRun
 from fsmis.reporting.statistics import describe
-from fsmis.reporting.tables import MEAN, is_partial, summarise
+from fsmis.reporting.tables import MEAN, POOLED, is_partial, summarise
 
 LABELS = ["dataset", "method", "protocol"]
-SUMMARY = ["mean", "low", "high", "sd", "scans", "covered", "variant"]
+SUMMARY = ["mean", "low", "high", "sd", POOLED, "scans", "covered", "variant"]
 IDENTITY = "identity"  # begins the columns that tell runs of one name apart
 DIGEST = re.compile(r"[0-9a-f]{12,}")  # of files or code, of which the start is enough
 
@@ -25,7 +25,8 @@ def tabulate(runs: list[StoredRun]) -> tuple[pd.DataFrame, list[str], list[str]]
         The table, the names of the settings in which runs differ, and the organs. The index is the
         position in ``runs``. The columns are ``dataset``, ``method``, ``protocol``; those settings;
         Dice in percent of each organ; ``mean`` Dice, the ends ``low`` and ``high`` of its interval
-        (see ``statistics.describe``) and its ``sd`` over scans (NaN for a single one); number of
+        (see ``statistics.describe``) its ``sd`` over scans (NaN for a single one); mean of
+        ``pooled Dice`` (see ``tables.pooled``); number of
         ``scans`` that are scored; ``covered`` as ``tables.completeness`` says it; ``variant``.
     """
     differing = [
@@ -39,7 +40,7 @@ def tabulate(runs: list[StoredRun]) -> tuple[pd.DataFrame, list[str], list[str]]
             {label: run.plan[label] for label in LABELS}
             | own
             | table["dice"].drop(MEAN).to_dict()
-            | table.loc[MEAN, ["dice", "sd", "scans"]].rename({"dice": "mean"}).to_dict()
+            | table.loc[MEAN, ["dice", "sd", POOLED, "scans"]].rename({"dice": "mean"}).to_dict()
             | {"low": described.low, "high": described.high}
             | {"covered": run.covered, "variant": run.plan["variant"]}
         )
@@ -49,7 +50,7 @@ def tabulate(runs: list[StoredRun]) -> tuple[pd.DataFrame, list[str], list[str]]
     # settings of any type stay what they are, 8 does not become 8.0 beside a run without it
     columns = LABELS + settings + organs + SUMMARY
     frame = pd.DataFrame([rows[i] for i in order], order, columns, dtype=object)
-    numbers = [*organs, "mean", "low", "high", "sd"]
+    numbers = [*organs, "mean", "low", "high", "sd", POOLED]
     return frame.astype(dict.fromkeys(numbers, float) | {"scans": int}), settings, organs
 
 

@@ -8,10 +8,10 @@ import pandas as pd
 
 from fsmis.reporting.comparison import Tested
 from fsmis.reporting.overview import setting_text
-from fsmis.reporting.published import PUBLISHED, lay_out, read_published, select
+from fsmis.reporting.published import MARKS, NO_TEST, PUBLISHED, lay_out, read_published, select
 from fsmis.reporting.runs import StoredRun
 from fsmis.reporting.statistics import by_scan, describe
-from fsmis.reporting.tables import MEAN, PAIRED, PERCENT, is_partial, shown, summarise
+from fsmis.reporting.tables import MEAN, PAIRED, PERCENT, POOLED, is_partial, shown, summarise
 
 MEASURES = {"dice": "Dice %", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 P = "p Holm"
@@ -106,11 +106,15 @@ def published(frame: pd.DataFrame, runs: list[StoredRun]) -> dict[str, Table]:
         if len(printed):
             organs = runs[rows.index[0]].plan["organs"]
             table = select(lay_out(printed, organs), setting=None, everything=False)
-            table = table.drop(columns=["note", "others"])
+            table["run again by others"] = [
+                "; ".join(numbers for numbers, _ in pairs) for pairs in table["reruns"]
+            ]
+            table = table.drop(columns=["note", "others", "reruns"])
+            table = table.rename(columns={"mark": "checked"})
             columns = [_text(str(name), table[name]) for name in table]
             headings, entries = zip(*columns, strict=True)
             found = [list(row) for row in zip(*entries, strict=True)]
-            tables[str(dataset)] = Table({}, list(headings), found)
+            tables[str(dataset)] = Table({}, list(headings), found, [MARKS, NO_TEST])
     return tables
 
 
@@ -154,6 +158,9 @@ def _numbers(
     columns.append((Column(INTERVAL, "number", measure), interval))
     spread = [_number(value, decimals) for value in numbers["sd"]]
     columns.append((Column("sd", "number", measure), spread))
+    if measure == "dice":
+        together = [_number(value, decimals) for value in rows[POOLED]]
+        columns.append((Column(POOLED, "number", measure), together))
     found = tested.by_measure[measure].reindex(rows.index)
     if found["p_holm"].notna().any():
         signed = [_number(value, decimals, sign="+") for value in found["difference"]]

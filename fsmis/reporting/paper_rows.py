@@ -11,9 +11,12 @@ import pandas as pd
 
 from fsmis.reporting.runs import StoredRun
 from fsmis.reporting.statistics import METHOD, Difference, describe, holm
-from fsmis.reporting.tables import PAIRED, summarise
+from fsmis.reporting.tables import PAIRED, POOLED, POOLED_NOTE, summarise
 
-NOTE = f"Dice in percent, over scans, then folds; mean over organs. sd over patients. {METHOD}."
+NOTE = (
+    "Dice in percent, over scans, then folds; mean over organs. sd over patients. "
+    f"{METHOD}. {POOLED_NOTE}"
+)
 PARTIAL_NOTE = "Partial runs do not cover their dataset: not to be compared with the others."
 DATA_NOTE = "The runs read different data files: not to be compared."
 TEST_NOTE = (
@@ -39,6 +42,12 @@ class Row:
         """Percent, by organ, then their mean."""
         return summarise(self.run.scores, self.run.plan["organs"]).set_index("organ")["dice"]
 
+    @cached_property
+    def pooled(self) -> float:
+        """Percent, the mean over organs of ``tables.pooled``."""
+        table = summarise(self.run.scores, self.run.plan["organs"])
+        return float(table[POOLED].iloc[-1])
+
     @property
     def label(self) -> str:
         """Its names in one line, and whether it is partial."""
@@ -62,10 +71,10 @@ class Rows:
     def frame(self) -> pd.DataFrame:
         """One row for each run.
 
-        Columns: names; ``protocol``; organs and ``mean``, Dice in percent; ``sd``, ``median``,
-        ``low`` and ``high`` as in ``statistics.Description``; ``patients``; ``difference`` to the
-        reference in percent points (see ``statistics.Difference``) and its ``p``; ``covered`` as
-        ``tables.completeness`` has it; ``variant``.
+        Columns: names; ``protocol``; organs and ``mean``, Dice in percent; ``pooled Dice``;
+        ``sd``, ``median``, ``low`` and ``high`` as in ``statistics.Description``; ``patients``;
+        ``difference`` to the reference in percent points (see ``statistics.Difference``) and its
+        ``p``; ``covered`` as ``tables.completeness`` has it; ``variant``.
         """
         differences, p_values = self._tested()
         frame = []
@@ -75,6 +84,7 @@ class Rows:
                 row.names
                 | {"protocol": row.run.plan["protocol"]}
                 | row.dice.to_dict()
+                | {POOLED: row.pooled}
                 | {"sd": spread.sd, "median": spread.median, "low": spread.low, "high": spread.high}
                 | {"patients": spread.n, "difference": difference, "p": p}
                 | {"covered": row.run.covered, "variant": row.run.variant}
@@ -90,9 +100,10 @@ class Rows:
             notes.append(TEST_NOTE.format(reference=self.reference.label))
         if len(set(map(_data, self.rows))) > 1:
             notes.append(DATA_NOTE)
-        oracles = {row.run.plan["oracle"] for row in self.rows}
-        if len(oracles) == 1:
-            notes.append(f"Known of the query's true extent: {oracles.pop()}.")
+        oracles = {row.run.plan["oracle"]: row.run.plan["protocol"] for row in self.rows}
+        for oracle, protocol in oracles.items():
+            of = f" ({protocol})" if len(oracles) > 1 else ""
+            notes.append(f"Known of the query's true extent{of}: {oracle}.")
         return notes
 
     def _tested(self) -> tuple[np.ndarray, np.ndarray]:

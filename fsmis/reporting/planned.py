@@ -24,6 +24,7 @@ from fsmis.reporting.runs import Fold, StoredRun, stored_runs
 from fsmis.reporting.tables import markdown, shown
 from fsmis.runs.sweep import Job, compose_jobs
 from fsmis.runs.variant import configured
+from fsmis.settings import named
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class Experiment:
 
 def _planned(job: Job) -> PlannedRun:
     identity = json.loads(json.dumps(configured(job.cfg)))
-    return PlannedRun(job.values, job.choices["method"], job.cfg.protocol.fold, identity)
+    return PlannedRun(job.values, named(job.cfg, job.choices), job.cfg.protocol.fold, identity)
 
 
 class FinishedRuns:

@@ -1,7 +1,8 @@
 """Numbers that papers print: the rows of ``results/published.csv``, and which of them to show.
 
 None of the rows that come with the project was read in its own paper; ``status`` says where it was
-read. ``results/published.md`` tells how to add or confirm a row.
+read, ``check`` whether a public source that was looked up since prints the same.
+``results/published.md`` tells how to add or confirm a row.
 """
 
 import csv
@@ -16,7 +17,8 @@ from fsmis.errors import UserError
 from fsmis.reporting.tables import MEAN
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published.csv"
-COLUMNS = ["method", "year", "dataset", "setting", "organ", "dice", "source", "status", "note"]
+REQUIRED = ["method", "year", "dataset", "setting", "organ", "dice", "source", "status"]
+COLUMNS = [*REQUIRED, "note", "check", "check_dice", "check_source"]
 CELL = ["method", "dataset", "setting", "organ", "source"]  # at most one number for each
 PAPER = "Zu et al. 2025 (SAM2-tiny)"  # the paper that this project reproduces
 
@@ -27,8 +29,25 @@ STATUSES = {
     "digest": "read in a digest of the paper",
     "survey": "read in a survey",
     "ocr": "read in a table that went through OCR",
-    "rerun": "run again by the authors of another paper",
+    "issue": "quoted by users in an issue of its repository",
+    "rerun": "run again by others",
 }
+RERUN = "rerun"  # no claim of the method's own authors
+
+# What a public source that was looked up says of a row, and how tables show it.
+CHECKS = {
+    "confirmed": "✓",  # prints the same
+    "differs": "~",  # prints another number of a method that others ran again, as may be
+    "contradicted": "≠",  # prints another number
+    "": "†",  # none was found
+}
+MARKS = (
+    "✓ found again in a public source; † not read in its own paper, and not found again; "
+    "~ a re-run, of which a public source prints other numbers; ≠ contradicted by a public source."
+)
+NO_TEST = (
+    "No test against a published row is possible: papers print means, not the scores of scans."
+)
 CONFIRMED = "paper"
 INFERRED = " (inferred)"
 SETTINGS = ["1", "2", f"2{INFERRED}", "not stated"]
@@ -49,7 +68,9 @@ def read_published(path: Path = PUBLISHED) -> pd.DataFrame:
     Returns:
         ``COLUMNS``, one row for each number: ``year`` int; ``dice`` float, in percent; the others
         text: ``dataset`` a name in ``conf/dataset``, ``organ`` one of its organs or ``mean``,
-        ``setting`` one of ``SETTINGS``, ``status`` of ``STATUSES``, ``note`` maybe empty.
+        ``setting`` one of ``SETTINGS``, ``status`` of ``STATUSES``, ``note`` maybe empty, ``check``
+        one of ``CHECKS``; ``check_dice`` float, what the ``check_source`` prints where it is
+        another number, else NaN.
 
     Raises:
         UserError: the file cannot be read, a value is none of these, or a source's number stands
@@ -80,15 +101,16 @@ def read_published(path: Path = PUBLISHED) -> pd.DataFrame:
             problem = f"repeats line {first[cell]} ({', '.join(cell)}); keep one of them"
         if problem is not None:
             raise UserError(f"{path}, line {line}: {problem}")
-        rows.append({**row, "year": int(row["year"]), "dice": float(row["dice"])})
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"year": int, "dice": float})
+        rows.append(row | {"check_dice": row["check_dice"] or "nan"})
+    numbers = {"year": int, "dice": float, "check_dice": float}
+    return pd.DataFrame(rows, columns=COLUMNS).astype(numbers)
 
 
 def _problem(row: dict[str, str], organs: dict[str, list[str]]) -> str | None:
     """What is wrong with a row as it was read, and the fix."""
     if None in row or None in row.values():
         return f"has not {len(COLUMNS)} values; quote a value that holds a comma"
-    for name in COLUMNS[:-1]:
+    for name in REQUIRED:
         if not row[name].strip():
             return f"{name} is empty; fill it in or take the row out"
     choices = {
@@ -96,17 +118,25 @@ def _problem(row: dict[str, str], organs: dict[str, list[str]]) -> str | None:
         "organ": [*organs.get(row["dataset"], []), MEAN],
         "setting": SETTINGS,
         "status": list(STATUSES),
+        "check": list(CHECKS),
     }
     for name, allowed in choices.items():
         if row[name] not in allowed:
-            return f"{name}={row[name]}: write one of {', '.join(allowed)}"
+            return f"{name}={row[name]}: write one of {', '.join(filter(None, allowed))}"
+    if bool(row["check"]) != bool(row["check_source"].strip()):
+        return "check and check_source go together; fill both in or neither"
+    if (row["check"] in ("differs", "contradicted")) != bool(row["check_dice"]):
+        return "check_dice is what a source prints that differs or contradicts; give it then alone"
     if not row["year"].isdecimal():
         return f"year={row['year']}: write a whole number"
-    try:
-        in_percent = 0 <= float(row["dice"]) <= 100
-    except ValueError:
-        in_percent = False
-    return None if in_percent else f"dice={row['dice']}: write a number of percent, 0 to 100"
+    for name in ("dice", "check_dice") if row["check_dice"] else ("dice",):
+        try:
+            in_percent = 0 <= float(row[name]) <= 100
+        except ValueError:
+            in_percent = False
+        if not in_percent:
+            return f"{name}={row[name]}: write a number of percent, 0 to 100"
+    return None
 
 
 def lay_out(published: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
@@ -118,15 +148,37 @@ def lay_out(published: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
 
     Returns:
         Columns ``method``, ``year``, ``setting``; Dice in percent of each organ and the printed
-        ``mean``, NaN where there is none; ``status``, ``source``, ``note``.
+        ``mean``, NaN where there is none; ``status``, ``source``, ``note``; ``mark`` of
+        ``CHECKS``: confirmed where all numbers are, otherwise the worst that is said of one;
+        ``checked``, what other sources print instead, as pairs ``("mean 82.44", source)``.
     """
     row = ["method", "year", "setting", "status", "source"]
-    notes = published.groupby(row, sort=False)["note"].agg(
-        lambda notes: "; ".join(dict.fromkeys(note for note in notes if note))
+    groups = published.groupby(row, sort=False)
+    notes = groups["note"].agg(lambda notes: "; ".join(dict.fromkeys(filter(None, notes))))
+    marks = groups["check"].agg(_worst).map(CHECKS).rename("mark")
+    otherwise = pd.Series(
+        {key: _otherwise(rows) for key, rows in groups}, marks.index, name="checked", dtype=object
     )
     dice = published.set_index([*row, "organ"])["dice"].unstack("organ")
-    table = dice.reindex(columns=[*organs, MEAN]).join(notes).reset_index()
-    return table[["method", "year", "setting", *organs, MEAN, "status", "source", "note"]]
+    dice = dice.reindex(columns=[*organs, MEAN])
+    table = dice.join([notes, marks, otherwise]).reset_index()
+    said = ["status", "source", "note", "mark", "checked"]
+    return table[["method", "year", "setting", *organs, MEAN, *said]]
+
+
+def _worst(checks: pd.Series) -> str:
+    found = set(checks)
+    return next((check for check in ("contradicted", "differs", "") if check in found), "confirmed")
+
+
+def _otherwise(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """What the sources that were looked up print instead: the mean, or else the organs."""
+    said = []
+    for source, other in rows[rows["check_dice"].notna()].groupby("check_source", sort=False):
+        of_mean = other[other["organ"] == MEAN]
+        pairs = (of_mean if len(of_mean) else other)[["organ", "check_dice"]].to_numpy()
+        said.append((", ".join(f"{organ} {dice:.2f}" for organ, dice in pairs), str(source)))
+    return said
 
 
 def select(table: pd.DataFrame, setting: str | None, everything: bool) -> pd.DataFrame:
@@ -136,33 +188,47 @@ def select(table: pd.DataFrame, setting: str | None, everything: bool) -> pd.Dat
         table: from ``lay_out``.
         setting: ``1`` or ``2`` (inferred ones too), None for all. Rows that state none stay.
         everything: every row; otherwise one for each method and setting, that of the most trusted
-            status and then with the most organs, and none that its note flags as mistaken.
+            status and then with the most organs, none that its note flags as mistaken, and one
+            that is contradicted only where there is no other.
 
     Returns:
-        The rows with a column ``others`` more: for each row left out that prints other numbers,
-        these as ``mean 74.02``, and their source.
+        The rows with two columns more, of pairs ``("mean 74.02", source)``: ``others``, numbers of
+        the rows left out that differ, and of sources that contradict this one; ``reruns``, the same
+        of what others got who ran the method again.
     """
     stated = table["setting"].str.removesuffix(INFERRED)
     table = table.assign(
         stated=stated,
         trust=table["status"].map(list(STATUSES).index),
-        blank=table.isna().sum(axis="columns"),
+        contradicted=table["mark"].eq(CHECKS["contradicted"]),
+        blank=table[[*_numbers(table)]].isna().sum(axis="columns"),
         paper=table["method"].eq(PAPER),
-        others=pd.Series([[] for _ in range(len(table))], table.index, dtype=object),
+        others=table["checked"],
+        reruns=pd.Series([[] for _ in range(len(table))], table.index, dtype=object),
     )
     if setting is not None:
         table = table[stated.isin([setting, "not stated"])]
     if not everything:
         table = table[~table["note"].str.contains("|".join(FLAGS))]
-        table = table.sort_values(["trust", "setting", "blank"], kind="stable")
+        order = ["contradicted", "trust", "setting", "blank"]
+        table = table.sort_values(order, kind="stable")
         kept = []
         for _, same in table.groupby(["method", "stated"], sort=False):
-            shown, *left_out = (row for _, row in same.iterrows())
-            conflicts = [(_conflict(shown, row), row["source"]) for row in left_out]
-            kept.append({**shown, "others": [found for found in conflicts if found[0]]})
+            claim, *left_out = (row for _, row in same.iterrows())
+            said: dict[str, list[tuple[str, str]]] = {"others": [*claim["others"]], "reruns": []}
+            for row in left_out:
+                if numbers := _conflict(claim, row):
+                    kind = "reruns" if row["status"] == RERUN else "others"
+                    said[kind].append((numbers, row["source"]))
+            kept.append({**claim, **said})
         table = pd.DataFrame(kept, columns=table.columns)
     table = table.sort_values(["paper", "stated", "year", MEAN, "method", "trust"])
-    return table.drop(columns=["stated", "trust", "blank", "paper"]).reset_index(drop=True)
+    own = ["stated", "trust", "contradicted", "blank", "paper", "checked"]
+    return table.drop(columns=own).reset_index(drop=True)
+
+
+def _numbers(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table if pd.api.types.is_float_dtype(table[name])]
 
 
 def _conflict(shown: pd.Series, other: pd.Series) -> str:

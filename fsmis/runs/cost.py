@@ -22,7 +22,7 @@ from fsmis.runs.records import read_json
 Served = Mapping[int, list[int]]  # the query slices that each support slice serves
 
 
-def encoder_images(method: DictConfig, served: Mapping[str, Served]) -> int:
+def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int = 0) -> int:
     """Images of one episode, at most: distinct query slices, and support slices or their copies;
     with zoom the same again for each organ and pass.
 
@@ -34,6 +34,7 @@ def encoder_images(method: DictConfig, served: Mapping[str, Served]) -> int:
     Args:
         method: its configuration; 0 for one without a segmenter.
         served: of each organ (``served_slices`` of the episode with its task alone).
+        beyond: slices of the whole support, where an episode asks for every slice of the query.
     """
     if "segmenter" not in method:
         return 0
@@ -43,6 +44,8 @@ def encoder_images(method: DictConfig, served: Mapping[str, Served]) -> int:
             together.setdefault(z, set()).update(slices)
     whole = {z: sorted(slices) for z, slices in together.items()}
     images = _images(method, whole)
+    if "extent" in method and method.extent.when == "whole_volume" and method.extent.place:
+        images += beyond
     if "zoom" in method:
         images += method.zoom.passes * sum(_images(method, of) for of in served.values())
     if "scale" in method and method.scale.scales:

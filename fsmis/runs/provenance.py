@@ -11,8 +11,8 @@ from typing import Any
 from fsmis.source import package_version
 
 PACKAGES = [
-    *("fsmis", "torch", "torchvision", "sam2", "lpips", "numpy", "scipy", "scikit-image", "medpy"),
-    *("nibabel", "SimpleITK", "hydra-core", "pandas"),
+    *("fsmis", "torch", "torchvision", "sam2", "transformers", "timm", "lpips", "numpy", "scipy"),
+    *("scikit-image", "medpy", "nibabel", "SimpleITK", "hydra-core", "pandas"),
 ]
 
 

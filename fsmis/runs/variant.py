@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from fsmis.data.dataset import Dataset
 from fsmis.files import sha256
 from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import read_json
-from fsmis.segmenters.checkpoints import HUB_FILES, SHIPPED, find_checkpoint
+from fsmis.segmenters.checkpoints import HUB_FILES, find_checkpoint, local_files
 from fsmis.settings import with_selected_organs
 from fsmis.source import source_hash
 
@@ -29,6 +30,7 @@ NOT_SCORED = {
 }
 
 TARGET = "_target_"  # key of a class
+FOLDER = "predictions"  # setting of a method that names a folder, whose files stand for it
 
 # Parts of an identity that change without a word on the command line.
 REASONS = {
@@ -107,21 +109,44 @@ def settings(config: DictConfig, part: str) -> dict[str, Any]:
 
 def weights_of(config: DictConfig) -> dict[str, str]:
     """SHA-256 of the weights that a method was built with, those from the hub too, by name."""
-    hub = [value for value in settings(config, "method").values() if str(value) in HUB_FILES]
-    return dict(_files(config).values()) | {name: sha256(find_checkpoint(name)) for name in hub}
+    return dict(_files(config).values()) | {
+        value: sha256(path)
+        for key, value in settings(config, "method").items()
+        if (path := _downloaded(config, key, value)) is not None
+    }
+
+
+def _downloaded(config: DictConfig, key: str, value: Any) -> Path | None:
+    """The file in the hub's cache that stands behind a hub id, if a setting is one."""
+    owner, _, name = key.rpartition(".")
+    if name == "checkpoint" and OmegaConf.select(config, f"{owner}.model") is not None:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(value)):  # of the engines over transformers
+            return None
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(value, "model.safetensors")
+        return Path(path) if isinstance(path, str) else None
+    return find_checkpoint(value) if str(value) in HUB_FILES else None
 
 
 def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
-    """Name and SHA-256 of the files, given by path or shipped, that settings name; by setting.
+    """Name and SHA-256 of the files, given by path or shipped, that settings name; by setting. Of a
+    folder that transformers opens, the SHA-256 of those of its configuration and its weights.
 
-    A hub id stands for itself: the same file on every machine, downloaded or not.
+    A hub id stands for itself: the same file on every machine, downloaded or not. A folder of
+    predictions stands for the names and contents of its files.
     """
     found = {}
     for key, value in settings(config, "method").items():
         if isinstance(value, str) and value:
-            paths = [path for path in (Path(value).expanduser(), SHIPPED / value) if path.is_file()]
-            if paths:
-                found[key] = value, sha256(paths[0])
+            folder = Path(value).expanduser()
+            if key == FOLDER and folder.is_dir():
+                files = {path.name: sha256(path) for path in folder.iterdir() if path.is_file()}
+                text = json.dumps(files, sort_keys=True)
+                found[key] = value, hashlib.sha256(text.encode()).hexdigest()
+            elif digests := [sha256(path) for path in local_files(value)]:
+                joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+                found[key] = value, digests[0] if len(digests) == 1 else joined
     return found
 
 

@@ -27,7 +27,7 @@ from fsmis.files import write_atomic
 from fsmis.source import package_version
 
 # What computes features besides this code.
-PACKAGES = ("torch", "torchvision", "pillow", "sam2", "lpips")
+PACKAGES = ("torch", "torchvision", "pillow", "sam2", "lpips", "transformers", "timm")
 
 CHECKSUM_BYTES = 4
 SLACK = 0.05  # of the size: written by one process before it looks at the folder again

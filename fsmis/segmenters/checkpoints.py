@@ -46,12 +46,27 @@ def load_weights(model: torch.nn.Module, checkpoint: str, expected_sha256: str |
 
 SHIPPED = Path(__file__).parent / "mini"
 
-# Checkpoint file of each hub repository, as the sam2 package names them.
+# Checkpoint file of each hub repository, in the sam2 package's own form; of one that has several,
+# the others by their names below it.
 HUB_FILES = {
     f"facebook/{version}-hiera-{size.replace('_', '-')}": f"{version}_hiera_{size}.pt"
     for version in ("sam2", "sam2.1")
     for size in ("tiny", "small", "base_plus", "large")
 }
+HUB_FILES["wanglab/MedSAM2"] = "MedSAM2_latest.pt"
+HUB_FILES |= {
+    f"wanglab/MedSAM2/{name}": name
+    for name in (f"MedSAM2_{of}.pt" for of in ("2411", "CTLesion", "MRI_LiverLesion", "US_Heart"))
+}
+
+
+def local_files(checkpoint: str) -> list[Path]:
+    """The file of a checkpoint given by path or shipped, or the two of a folder that transformers
+    opens; none where it is neither."""
+    given = Path(checkpoint).expanduser()
+    folder = [given / "config.json", given / "model.safetensors"]
+    places = [[given], [SHIPPED / checkpoint], folder]
+    return next((place for place in places if all(path.is_file() for path in place)), [])
 
 
 def find_checkpoint(checkpoint: str) -> Path:
@@ -60,9 +75,8 @@ def find_checkpoint(checkpoint: str) -> Path:
     Raises:
         UserError: no such file, or the hub cannot be reached.
     """
-    for path in (Path(checkpoint).expanduser(), SHIPPED / checkpoint):
-        if path.is_file():
-            return path
+    if len(found := local_files(checkpoint)) == 1:
+        return found[0]
     if checkpoint not in HUB_FILES:
         raise UserError(
             f"segmenter.checkpoint={checkpoint} is neither a file nor a known hub id; give the "
@@ -73,7 +87,7 @@ def find_checkpoint(checkpoint: str) -> Path:
 
     name = HUB_FILES[checkpoint]
     try:
-        return Path(hf_hub_download(checkpoint, name))
+        return Path(hf_hub_download("/".join(checkpoint.split("/")[:2]), name))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"{name} of {checkpoint} is not cached and the Hugging Face hub cannot be reached; "
@@ -177,3 +191,11 @@ def in_transformers(name: str) -> str:
     for pattern, replacement in RULES:
         name = pattern.sub(replacement, name)
     return name
+
+
+def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of Meta's SAM2 under the names of transformers; the inverse of :func:`to_meta`."""
+    points = sorted(name for name in state if POINT.fullmatch(name))
+    rest = {in_transformers(name): state[name] for name in state if name not in points}
+    shared = rest[IMAGE_EMBEDDING].clone()  # each module keeps its own
+    return rest | {POINTS: torch.cat([state[name] for name in points]), PROMPT_EMBEDDING: shared}

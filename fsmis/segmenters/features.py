@@ -1,4 +1,4 @@
-"""What SAM2 keeps of images and of masks on them: tensors that share their batch dimension."""
+"""What a model keeps of images and of masks on them: tensors that share their batch dimension."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 Rows = Tensor | np.ndarray | slice | list[int]  # what indexes a batch
+NOWHERE = torch.empty(0)  # the position encoding of a model that has none
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,14 @@ class Features:
     """Image features of B images, indexable along the batch.
 
     Attributes:
-        levels: ``[B, C/8, 4h, 4h]``, ``[B, C/4, 2h, 2h]``, ``[B, C, h, h]``; h = image size / 16.
-        position: position encoding of the last level, ``[1, C, h, h]``.
+        levels: float ``[B, C, h, w]``, fine to coarse; of SAM2 ``[B, C/8, 4h, 4h]``,
+            ``[B, C/4, 2h, 2h]``, ``[B, C, h, h]``, h = image size / 16.
+        position: position encoding of the last level, ``[1, C, h, h]``, where the model has one.
         keys: str ``[B]``, of the images in the feature cache; None without one.
     """
 
     levels: list[Tensor]
-    position: Tensor
+    position: Tensor = NOWHERE
     keys: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -48,26 +50,26 @@ class Memory:
     """Memories of B (image, mask) pairs, indexable along the batch.
 
     Attributes:
-        features: bfloat16 ``[B, M, h, h]``, as the public predictor keeps them.
-        position: ``[1, M, h, h]``.
-        pointer: object pointer ``[B, C]``.
+        features: ``[B, ...]``; of SAM2 bfloat16 ``[B, M, h, h]``, as its predictor keeps them.
+        pointer: ``[B, ...]``; of SAM2 the object pointer ``[B, C]``.
+        position: position encoding of the features, one row, where the model has one.
     """
 
     features: Tensor
-    position: Tensor
     pointer: Tensor
+    position: Tensor = NOWHERE
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, rows: Rows) -> Memory:
-        return Memory(self.features[rows], self.position, self.pointer[rows])
+        return Memory(self.features[rows], self.pointer[rows], self.position)
 
     @staticmethod
     def cat(parts: list[Memory]) -> Memory:
         """Join memories along the batch."""
         features = torch.cat([p.features for p in parts])
-        return Memory(features, parts[0].position, torch.cat([p.pointer for p in parts]))
+        return Memory(features, torch.cat([p.pointer for p in parts]), parts[0].position)
 
 
 def sequence(maps: Tensor) -> Tensor:

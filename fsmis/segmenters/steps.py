@@ -1,4 +1,7 @@
-"""SAM2's steps on tensors, differentiable: what inference and training share."""
+"""SAM2's steps on tensors, differentiable: what inference and training share.
+
+Private methods of the ``sam2`` package are called here alone; ``pyproject.toml`` bounds it.
+"""
 
 from typing import Any
 
@@ -41,7 +44,7 @@ class Steps:
             object_score_logits=object_score,
             is_mask_from_pts=given,
         )
-        return Memory(encoded.to(torch.bfloat16), position[-1][:1], pointer)
+        return Memory(encoded.to(torch.bfloat16), pointer, position[-1][:1])
 
     def decode(self, features: Features, memories: list[Memory]) -> tuple[Tensor, Tensor, Tensor]:
         """Ungated quarter-resolution logits ``[B, 1, 4h, 4h]``, predicted IoU ``[B, 1]`` and object
@@ -80,6 +83,19 @@ class Steps:
             output_dict={"cond_frame_outputs": prompted, "non_cond_frame_outputs": tracked},
             num_frames=num_frames,
         )
+
+    def answer_and_memory(
+        self, conditioned: Tensor, features: Features
+    ) -> tuple[Tensor, Tensor, Tensor, Memory]:
+        """Gated logits ``[B, 1, 4h, 4h]``, IoU ``[B, M]``, object score ``[B, 1]`` and the
+        memory of a frame that has attended to others."""
+        *high, top = features.levels
+        _, _, iou, low, mask, pointer, object_score = self.model._forward_sam_heads(
+            conditioned,
+            high_res_features=high,
+            multimask_output=self.model._use_multimask(False, None),
+        )
+        return low, iou, object_score, self._memory(top, mask, pointer, object_score, given=False)
 
     def decode_points(
         self,

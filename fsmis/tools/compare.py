@@ -1,4 +1,4 @@
-"""Measured against published: ``python -m fsmis compare RESULTS [--main METHOD]``.
+"""Measured against published: ``python -m fsmis compare RUNS... [--main METHOD]``.
 
 Runs on the same scans under the same protocol stand in one table: mean, deviation and interval over
 patients, and the difference to a main run with Wilcoxon's signed-rank test and Holm's correction.
@@ -8,6 +8,7 @@ alone: papers print no scores by scan. Runs of other scans or protocols are comp
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fsmis.errors import UserError
 from fsmis.files import write_atomic
 from fsmis.reporting import display
 from fsmis.reporting.beside import HERE, TO_PAPER, Beside, beside, is_comparable
+from fsmis.reporting.bundles import folder_of, opened
 from fsmis.reporting.comparison import (
     MAIN,
     Group,
@@ -30,24 +32,25 @@ from fsmis.reporting.comparison import (
 )
 from fsmis.reporting.overview import run_names, tabulate
 from fsmis.reporting.published import PUBLISHED, read_published
-from fsmis.reporting.runs import StoredRun, read_runs
+from fsmis.reporting.runs import StoredRun
 from fsmis.reporting.statistics import METHOD
-from fsmis.reporting.tables import MEAN, PAIRED, markdown
+from fsmis.reporting.tables import MEAN, PAIRED, POOLED, POOLED_NOTE, markdown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the comparisons, write ``compare.csv`` (every organ) and ``compare.md``."""
     options = _parser().parse_args(arguments)
-    folder, asked = options.folder, options.main is not None
+    sources, asked = ", ".join(map(str, options.sources)), options.main is not None
     setting = None if options.setting == "all" else options.setting
-    out = options.out or folder
-    with command_line():
+    out = options.out or folder_of(options.sources)
+    with command_line(), ExitStack() as stack:
         published = read_published(options.published)
-        groups = grouped(_of_dataset(read_runs(folder), options.dataset, folder))
+        runs = stack.enter_context(opened(options.sources))
+        groups = grouped(_of_dataset(runs, options.dataset, sources))
         require_distinct(groups)
         wanted = options.main or MAIN
         if asked:
-            require_main(wanted, groups, folder)
+            require_main(wanted, groups, sources)
         comparisons = [
             compare(group, group.main(wanted, asked), wanted, published, setting, options.all_rows)
             for group in groups
@@ -72,7 +75,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m fsmis compare results/runs --dataset chaos_mri --main alpnet",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="RESULTS", type=Path, help="folder of runs: results/runs")
+    parser.add_argument(
+        "sources",
+        metavar="RUNS",
+        type=Path,
+        nargs="+",
+        help="folder of runs, such as results/runs, or bundles of them (.zip), several on the same "
+        "data under the same protocol",
+    )
     parser.add_argument(
         "--main",
         metavar="METHOD",
@@ -100,20 +110,21 @@ def _parser() -> argparse.ArgumentParser:
         default=PUBLISHED,
         help="table of published numbers (default: results/published.csv of the repository)",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RESULTS)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="where to write (default: the first RUNS, or where its bundle lies)",
+    )
     return parser
 
 
-def _of_dataset(runs: list[StoredRun], dataset: str | None, folder: Path) -> list[StoredRun]:
+def _of_dataset(runs: list[StoredRun], dataset: str | None, sources: str) -> list[StoredRun]:
     chosen = [run for run in runs if dataset in (None, run.plan["dataset"])]
     if not chosen:
         there = ", ".join(sorted({run.plan["dataset"] for run in runs}))
-        raise UserError(f"--dataset {dataset}: no run of it in {folder}; choose one of {there}")
+        raise UserError(f"--dataset {dataset}: no run of it in {sources}; choose one of {there}")
     return chosen
-
-
-if __name__ == "__main__":
-    main()
 
 
 TO_MAIN = "to main"
@@ -121,7 +132,7 @@ INTERVAL = "95 % interval"
 NARROW = ["method", "n", "mean", "sd", INTERVAL, PAIRED, "p Holm"]  # of a terminal
 CONVENTION = (
     "Dice in percent, mean over scans, then folds, then organs; n patients; sd and median over "
-    f"their means. {METHOD}, support scans held fixed."
+    f"their means. {METHOD}, support scans held fixed. {POOLED_NOTE}"
 )
 
 
@@ -131,9 +142,10 @@ class Comparison:
 
     Attributes:
         title: of the group.
-        table: a row for each run: ``method``; ``n``, ``mean``, ``sd``, ``median`` and interval of
-            its Dice; where there is a main run, ``paired difference`` to it with its interval,
-            ``pairs``, ``p`` and ``p Holm``; ``covered``; ``variant``.
+        table: a row for each run: ``method``; ``n``, ``mean``, ``pooled Dice``, ``sd``,
+            ``median`` and interval of its Dice; where there is a main run,
+            ``paired difference`` to it with its interval, ``pairs``, ``p`` and ``p Holm``;
+            ``covered``; ``variant``.
         notes: how to read it.
         published: the runs beside published rows, with their difference ``to main``; None where
             the dataset has none.
@@ -217,7 +229,8 @@ def _rows(
 
 
 def _table(frame: pd.DataFrame, of_mean: pd.DataFrame, tested: bool) -> pd.DataFrame:
-    table = pd.DataFrame({"method": frame["run"]}).join(of_mean[["n", MEAN, "sd", "median"]])
+    table = pd.DataFrame({"method": frame["run"]}).join(of_mean[["n", MEAN]])
+    table = table.join(frame[POOLED]).join(of_mean[["sd", "median"]])
     table[INTERVAL] = _interval(of_mean["low"], of_mean["high"], "–")
     if tested:
         table[PAIRED] = of_mean["difference"].astype(float)
@@ -241,3 +254,7 @@ def _with_main(shown: Beside, differences: pd.Series, main: float) -> Beside:
     table.insert(list(table).index(TO_PAPER), TO_MAIN, plain)
     note = f"{TO_MAIN}: of own runs the {PAIRED}, of published rows that of the printed means."
     return replace(shown, table=table, notes=[note, *shown.notes])
+
+
+if __name__ == "__main__":
+    main()

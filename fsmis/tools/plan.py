@@ -74,7 +74,7 @@ class Planner:
         self._planned: set[tuple[str, Cell]] = set()
         self._trained: set[Path] = set()  # folders of trainings
         # by organ the query slices that each support slice serves, by what decides it
-        self._served: dict[tuple[str, Cell], dict[str, dict[int, list[int]]]] = {}
+        self._served: dict[tuple[str, Cell], tuple[dict[str, dict[int, list[int]]], int]] = {}
 
     def plan(self, job: Job) -> Plan:
         """What a run is going to do after the ones before.
@@ -122,14 +122,16 @@ class Planner:
         if key not in self._served:
             try:
                 _, episode = run.evaluation.episode(cell)
-                self._served[key] = {
+                served = {
                     organ: served_slices(replace(episode, organs={organ: task}))
                     for organ, task in episode.organs.items()
                 }
+                beyond = len(episode.support.image) if episode.whole_volume else 0
+                self._served[key] = served, beyond
             except ScanError as error:
                 errors.print(f"scan {cell.query_scan} of fold {cell.fold} will fail: {error}")
-                self._served[key] = {}
-        return encoder_images(run.cfg.method, self._served[key])
+                self._served[key] = {}, 0
+        return encoder_images(run.cfg.method, *self._served[key])
 
 
 def _measured(run: Run, cell: Cell) -> float:

@@ -1,10 +1,11 @@
-"""All runs below a folder as table, figure and page: ``python -m fsmis report DIR [--out DIR]``.
+"""Runs as table, figure and page: ``python -m fsmis report DIR|BUNDLE... [--out DIR]``.
 
 Reads score rows, plans, configurations and figures, never a model.
 """
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from fsmis.cli import command_line
@@ -12,16 +13,17 @@ from fsmis.errors import UserError
 from fsmis.files import write_atomic, write_figure
 from fsmis.reporting import display
 from fsmis.reporting.beside import beside_all
+from fsmis.reporting.bundles import folder_of, opened
 from fsmis.reporting.charts import draw
 from fsmis.reporting.comparison import MAIN, grouped, require_main
 from fsmis.reporting.overview import run_names, tabulate
 from fsmis.reporting.page import write_page
-from fsmis.reporting.runs import read_runs
 from fsmis.reporting.statistics import METHOD
-from fsmis.reporting.tables import markdown
+from fsmis.reporting.tables import POOLED_NOTE, markdown
 
 CONVENTION = (
     "Dice in percent, over scans, then folds; mean over organs; sd over the scans' means. "
+    f"{POOLED_NOTE} "
     "A row marked partial does not cover its dataset: do not compare it with the others."
 )
 
@@ -29,8 +31,17 @@ CONVENTION = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write ``report.csv``, ``.md``, ``.png`` and ``index.html``, print the table and the paths."""
     parser = argparse.ArgumentParser(prog="python -m fsmis report", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of runs, such as results/runs")
-    parser.add_argument("--out", type=Path, help="folder to write to (default: the same)")
+    parser.add_argument(
+        "sources",
+        type=Path,
+        nargs="+",
+        metavar="RUNS",
+        help="folder of runs, such as results/runs, or bundles of them (.zip), several on the same "
+        "data under the same protocol",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder to write to (default: the first, or where its bundle lies)"
+    )
     parser.add_argument(
         "--cases", type=int, default=3, help="worst and best scans of a method to show (default: 3)"
     )
@@ -44,16 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"(default: {MAIN}, where there is one run of it)",
     )
     options = parser.parse_args(arguments)
-    out = options.out or options.folder
-    with command_line():
+    sources = ", ".join(map(str, options.sources))
+    out = options.out or folder_of(options.sources)
+    with command_line(), ExitStack() as stack:
         for name, lowest in {"cases": 0, "charted": 1}.items():
             if getattr(options, name) < lowest:
                 raise UserError(f"--{name} {getattr(options, name)}: choose {lowest} or more")
-        runs = read_runs(options.folder)
+        runs = stack.enter_context(opened(options.sources))
         if options.main is not None:
-            require_main(options.main, grouped(runs), options.folder)
+            require_main(options.main, grouped(runs), sources)
         frame, settings, organs = tabulate(runs)
-        title = f"Runs in {options.folder}"
+        title = f"Runs in {sources}"
         figure = draw(frame, settings, organs)
         paths = [out / f"report.{suffix}" for suffix in ("csv", "md", "png")]
         notes = [CONVENTION, METHOD]

@@ -2,7 +2,10 @@
 
 import hashlib
 import shutil
+import threading
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -367,19 +370,32 @@ def test_two_copies_of_a_scan(series):
         load_source("chaos").find(series.parents[2])
 
 
-# the download, from a file in place of the network
+# the download, from a server of this machine
 
 
-def test_the_download_appears_only_whole(tmp_path):
-    content = b"all scans" * 1000
-    (tmp_path / "remote").write_bytes(content)
-    url, path = (tmp_path / "remote").as_uri(), tmp_path / "raw" / "CHAOS.zip"
-    with pytest.raises(UserError, match="SHA-256"):
-        download(url, path, "0" * 64, timeout_s=1)
+@pytest.fixture
+def served(tmp_path):
+    """A folder and its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_download_appears_only_whole(served, tmp_path):
+    folder, address = served
+    content = b"not quite a zip" * 1000
+    (folder / "scans.zip").write_bytes(content)
+    url, path = f"{address}/scans.zip", tmp_path / "raw" / "scans.zip"
+    with pytest.raises(UserError, match="SHA-256 is not the published 0000"):
+        download(url, path, "0" * 64, timeout_s=5)
     assert not list(path.parent.iterdir())
-    download(url, path, hashlib.sha256(content).hexdigest(), timeout_s=1)
+    download(url, path, hashlib.sha256(content).hexdigest(), timeout_s=5)
     assert path.read_bytes() == content
-    (tmp_path / "remote").unlink()
-    download(url, path, hashlib.sha256(content).hexdigest(), timeout_s=1)
-    with pytest.raises(UserError, match=r"browser and save it as .*other\.zip"):
-        download(url, path.with_name("other.zip"), "0" * 64, timeout_s=1)
+    (folder / "scans.zip").unlink()  # what is there is not asked for again
+    download(url, path, hashlib.sha256(content).hexdigest(), timeout_s=5)
+    with pytest.raises(UserError, match=r"cannot be downloaded .*save it as"):
+        download(url, path.with_name("other.zip"), "0" * 64, timeout_s=5)

@@ -22,10 +22,11 @@ from fsmis.runs.records import Cell
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.tools.bench.two_frame import make_responsive
 
-METHODS = sorted(path.stem for path in (CONF_DIR / "method").glob("*.yaml"))
+ELSEWHERE = {"predictions", "universeg"}  # want files, or a package (see the tests of each)
+METHODS = sorted({path.stem for path in (CONF_DIR / "method").glob("*.yaml")} - ELSEWHERE)
 MATCHERS = sorted(path.stem for path in (CONF_DIR / "matcher").glob("*.yaml"))
 TRAINED = ("panet", "alpnet", "adnet", "qnet")
-PROMPTED = ("augment_match_prompt", "sam2_single", "sam2_volume")
+PROMPTED = ("augment_match_prompt", "sam2_single", "sam2_volume", "fate_sam", "fs_medsam2")
 SMALL = (
     "device=cpu",
     "cache.dir=null",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fsmis.errors import UserError
 from fsmis.pipeline.extent import Extent, likeness, standing_out
 from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.sam2 import Sam2
 from tests.methods.test_augment_match_prompt import build, episode  # noqa: F401 (a fixture)
 
 
@@ -40,6 +41,11 @@ def test_the_best_run_is_that_of_all_runs():
     assert standing_out(np.ones(5)).all() and standing_out(np.ones(1)).all()
 
 
+def extent(**changes) -> Extent:
+    usual = {"when": "whole_volume", "gap": 0.1, "place": 1.0, "near": 40.0, "far": 100.0}
+    return Extent(**usual | changes)
+
+
 def whole(episode):  # noqa: F811
     """The same episode, asked for every slice of the query."""
     tasks = {
@@ -53,7 +59,7 @@ def test_slices_beyond_the_extent_are_ruled_out(episode):  # noqa: F811
     logits = np.full((16, 4, 4), 3.0, np.float32)
     iou = np.tile([0.1, 0.2, 0.7, 0.8, 0.7, 0.2, 0.1, 0.1], 2).astype(np.float32)
     answer = Answer(logits, np.ones(16, np.float32), iou)
-    kept = Extent("whole_volume", 0.1).limit(whole(episode), answer, iou[:, None])
+    kept = extent().limit(whole(episode), answer, iou[:, None], None)
     expected = np.tile([0, 0, 1, 1, 1, 0, 0, 0], 2).astype(bool)
     np.testing.assert_array_equal(~kept.excluded, expected)
     np.testing.assert_array_equal(kept.masks.any(axis=(1, 2)), expected)
@@ -63,11 +69,30 @@ def test_an_organ_that_goes_through_keeps_every_slice():
     """Small differences, as within an organ, are no end of it; an empty mask is none."""
     overlap = np.array([0.7, 0.7, 0.72, 0.75, 0.76, 0.75, 0.71])
     found = np.ones(7, bool)
-    assert Extent("whole_volume", 0.1).held(overlap[:, None], found).all()
-    assert not Extent("whole_volume", 0.0).held(overlap[:, None], found).all()
+    assert extent().held(overlap[:, None], found).all()
+    assert not extent(gap=0.0).held(overlap[:, None], found).all()
     found[0] = False
-    np.testing.assert_array_equal(Extent("whole_volume", 0.1).held(overlap[:, None], found), found)
-    assert not Extent("whole_volume", 0.1).held(overlap[:, None], np.zeros(7, bool)).any()
+    np.testing.assert_array_equal(extent().held(overlap[:, None], found), found)
+    assert not extent().held(overlap[:, None], np.zeros(7, bool)).any()
+
+
+def test_of_two_runs_alike_the_one_near_the_labelled_slice_is_kept():
+    cue = np.array([0, 9, 9, 9, 0, 0, 0, 0, 9, 9, 0], float)[:, None]
+    found = np.ones(11, bool)
+    away = np.maximum(0, np.abs(np.arange(11) - 8.5) - 0.5) * 10
+    np.testing.assert_array_equal(extent().held(cue, found).nonzero()[0], [1, 2, 3])
+    np.testing.assert_array_equal(extent().held(cue, found, away).nonzero()[0], [8, 9])
+    # what is kept begins near the labelled slice, however little that weighs
+    little = extent(place=1e-6).held(cue, found, away)
+    assert little[away <= 20].any()
+
+
+def test_a_run_has_to_hold_a_slice_that_is_near():
+    values = np.array([5.0, 5.0, 0.0, 1.0, 0.0, 0.0])
+    np.testing.assert_array_equal(standing_out(values).nonzero()[0], [0, 1])
+    near = np.arange(6) == 3
+    assert standing_out(values, near)[3]
+    np.testing.assert_array_equal(standing_out(values, np.zeros(6, bool)), standing_out(values))
 
 
 def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
@@ -81,9 +106,28 @@ def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
     assert (likeness(features[:1], np.zeros_like(left), features[:1], left) == -1).all()
 
 
-def middle(cues, found):
+def middle(cues, found, away=None):
     """The slices 2 to 5, whatever the cues say; random weights know no better."""
     return (np.arange(len(cues)) >= 2) & (np.arange(len(cues)) <= 5)
+
+
+def test_the_support_is_encoded_whole_where_its_place_is_looked_for(episode, monkeypatch):  # noqa: F811
+    shown = []
+    encode = Sam2.encode
+
+    def counted(self, images):
+        shown.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(Sam2, "encode", counted)
+    totals = []
+    for place in (0, 1):
+        shown.clear()
+        build("matcher=ncc", "method.volume_pass.reach=0", f"method.extent.place={place}").answer(
+            whole(episode)
+        )
+        totals.append(sum(shown))
+    assert totals[1] - totals[0] == len(episode.support.image)
 
 
 def test_the_second_pass_leaves_out_what_was_ruled_out(episode):  # noqa: F811
@@ -125,13 +169,15 @@ def test_zoom_asks_about_kept_slices_alone(episode, method):  # noqa: F811
 def test_an_organ_ruled_out_of_every_slice_is_empty_and_stops_nothing(episode):  # noqa: F811
     built = build("matcher=ncc", "method.extent.when=whole_volume", "method.zoom.passes=1")
     organs = iter([np.zeros(8, bool), middle(np.zeros((8, 1)), None)])
-    built.extent.held = lambda cues, found: next(organs)
+    built.extent.held = lambda cues, found, away: next(organs)
     masks = built.segment(whole(episode))
     liver, spleen = masks.values()
     assert not liver.any() and liver.shape == spleen.shape == (8, 96, 96)
 
 
-@pytest.mark.parametrize("when, gap", [("always", 0.1), ("never", 2)])
-def test_bad_settings_are_refused(when, gap):
+@pytest.mark.parametrize(
+    "changes", [{"when": "always"}, {"gap": 2}, {"place": -1}, {"near": 0}, {"far": 10}]
+)
+def test_bad_settings_are_refused(changes):
     with pytest.raises(UserError, match=r"method\.extent\."):
-        Extent(when, gap)
+        extent(**changes)

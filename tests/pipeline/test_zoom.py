@@ -74,12 +74,31 @@ def test_what_is_put_back_lies_where_it_was_cut(centre, side, size):
     np.testing.assert_array_equal(back[0][core] >= 0.5, mask[core])
 
 
+def test_a_mask_between_two_samples_leaves_a_pixel():
+    mask = np.zeros((2, 32, 4), bool)
+    mask[0, 8:24, 1:3] = True
+    crops = Crops(np.array([(16.0, 2.0)] * 2), np.array([106.7, 128.0]), (32, 4))
+    cut = crops.cut_masks(mask, (32, 32))
+    assert cut[0].any() and not cut[1].any()
+
+
 def test_boxes_of_masks():
     masks = np.zeros((2, 10, 12), bool)
     masks[0, 2:5, 3:9] = True
     centres, extents = boxes(masks)
     assert centres[0].tolist() == [3.5, 6.0] and extents[0].tolist() == [3, 6]
     assert np.isnan(centres[1]).all()
+
+
+def test_stray_pixels_of_a_label_do_not_widen_the_window():
+    episode = episode_of({"kidney": (40, 50, 10)})
+    task = episode.organs["kidney"]
+    stray = task.support_masks.copy()
+    stray[0, 2, 2] = True
+    worse = replace(episode, organs={"kidney": replace(task, support_masks=stray)})
+    before, after = (zoom().cut(some, found(episode)) for some in (episode, worse))
+    np.testing.assert_array_equal(after.crops.sides, before.crops.sides)
+    np.testing.assert_array_equal(after.episode.support.image, before.episode.support.image)
 
 
 def test_support_and_query_are_cut_to_the_same_side_in_mm():

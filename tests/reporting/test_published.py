@@ -27,6 +27,7 @@ ABDOMEN = ["liver", "RK", "LK", "spleen"]
 ROW = {
     **{"method": "RPT", "year": "2023", "dataset": "chaos_mri", "setting": "1", "organ": "liver"},
     **{"dice": "82.86", "source": "their README, table 1", "status": "readme", "note": ""},
+    **{"check": "", "check_dice": "", "check_source": ""},
 }
 
 
@@ -57,15 +58,28 @@ def shown(published: pd.DataFrame, dataset: str, setting: str | None = "1") -> p
 
 
 def test_the_file_of_the_repository_passes(published: pd.DataFrame) -> None:
-    assert len(published) == 975 and published["method"].nunique() == 49
-    assert set(published["status"]) == set(STATUSES) - {"paper"}  # nothing is confirmed yet
+    assert len(published) == 1051 and published["method"].nunique() == 50
+    assert set(published["status"]) == set(STATUSES) - {"paper"}  # none was read in its own paper
+    checks = published["check"].value_counts().drop("").to_dict()
+    assert checks == {"confirmed": 316, "differs": 40, "contradicted": 32}
 
 
-def test_the_file_of_the_repository_is_the_one_that_was_collected(shared_root: Path) -> None:
+def test_the_file_of_the_repository_is_what_was_collected_and_checked(shared_root: Path) -> None:
     collected = shared_root / "docs" / "published.csv"
-    if not collected.is_file():
-        pytest.skip(f"nothing to compare with: {collected} is not there")
-    assert PUBLISHED.read_text() == collected.read_text()
+    checked = shared_root / "data" / "published_check.csv"
+    if not collected.is_file() or not checked.is_file():
+        pytest.skip(f"nothing to compare with: {collected} or {checked} is not there")
+    own = pd.read_csv(PUBLISHED, dtype=str, keep_default_na=False)
+    first = pd.read_csv(collected, dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(own[: len(first)][list(first)], first)
+    verdicts = pd.read_csv(checked, dtype=str).set_index("line")["verdict"]
+    found = own[: len(first)].set_index(pd.Index([str(line + 2) for line in first.index]))
+    assert set(found.index[found["check"] != ""]) == set(verdicts.index)
+    for line, verdict in verdicts.items():
+        row = found.loc[str(line)]
+        assert verdict.startswith(row["check"]) and f"({row['check_dice'] or 'peer table'}" in (
+            verdict if "(" in verdict else verdict + " (peer table)"
+        )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +121,9 @@ def test_the_paper_stands_with_its_mean_alone(
 ) -> None:
     table = shown(published, dataset)
     assert table.index[-1] == PAPER
-    numbers = table.loc[PAPER].drop(["year", "setting", "status", "source", "note", "others"])
+    numbers = table.loc[PAPER].drop(
+        ["year", "setting", "status", "source", "note", "mark", "others", "reruns"]
+    )
     assert numbers.dropna().to_dict() == {MEAN: mean}
 
 
@@ -128,10 +144,15 @@ def test_everything_can_be_shown(published: pd.DataFrame) -> None:
 
 def test_sources_that_conflict_stand_side_by_side(published: pd.DataFrame) -> None:
     table = shown(published, "chaos_mri")
-    ((numbers, source),) = table.loc["Q-Net", "others"]
+    assert [numbers for numbers, _ in table.loc["RPT", "others"]] == ["mean 82.38"]
+    # a claim beside what others got who ran the method again
+    ((numbers, source),) = table.loc["Q-Net", "reruns"]
     assert numbers == "mean 75.75" and "DSPNet" in source
-    # three sources agree, one differs
-    assert [numbers for numbers, _ in table.loc["SSL-ALPNet", "others"]] == ["mean 74.02"]
+    assert [numbers for numbers, _ in table.loc["SSL-ALPNet", "reruns"]] == ["mean 74.02"]
+    assert [numbers for numbers, _ in table.loc["GMRD", "reruns"]] == ["mean 79.63"]
+    assert table.loc["CoW", [MEAN, "status"]].tolist() == [84.1, "issue"]
+    marks = table.loc[["RPT", "SSL-ALPNet", "SR&CL"], "mark"]
+    assert marks.tolist() == ["✓", "✓", "†"]
 
 
 def test_where_means_agree_the_organs_that_differ_are_named(write: Callable[..., Path]) -> None:
@@ -141,6 +162,28 @@ def test_where_means_agree_the_organs_that_differ_are_named(write: Callable[...,
     table = select(lay_out(read_published(path), ABDOMEN), "1", everything=False)
     assert table["source"].tolist() == [ROW["source"]]
     assert table["others"].tolist() == [[("liver 80.00", "a digest")]]
+
+
+def test_a_contradicted_row_says_what_the_other_source_prints(write: Callable[..., Path]) -> None:
+    mean = {"organ": "mean", "dice": "82.38"}
+    check = {"check": "contradicted", "check_dice": "82.44", "check_source": "a peer"}
+    path = write({"check": "confirmed", "check_source": "a peer"}, mean | check)
+    table = select(lay_out(read_published(path), ABDOMEN), "1", everything=False)
+    assert table["mark"].tolist() == ["≠"] and table["reruns"].tolist() == [[]]
+    assert table["others"].tolist() == [[("mean 82.44", "a peer")]]
+    # where there is another row, it is shown, however it was read
+    other = {"source": "a scan", "status": "ocr", "dice": "80.00"}
+    path = write(check, other)
+    table = select(lay_out(read_published(path), ABDOMEN), "1", everything=False)
+    assert table[["source", "mark"]].values.tolist() == [["a scan", "†"]]
+    assert table["others"].tolist() == [[("liver 82.86", ROW["source"])]]
+
+
+def test_a_row_is_confirmed_where_all_its_numbers_are(write: Callable[..., Path]) -> None:
+    check = {"check": "confirmed", "check_source": "a peer"}
+    for of_mean, mark in ((check, "✓"), ({}, "†")):
+        path = write(check, {"organ": "mean", "dice": "82.44"} | of_mean)
+        assert lay_out(read_published(path), ABDOMEN)["mark"].tolist() == [mark]
 
 
 def test_a_confirmed_row_goes_before_all_others(write: Callable[..., Path]) -> None:
@@ -164,6 +207,14 @@ def test_a_confirmed_row_goes_before_all_others(write: Callable[..., Path]) -> N
         ({"setting": "3"}, "setting=3: write one of 1, 2"),
         ({"year": "2023a"}, "year=2023a: write a whole number"),
         ({"source": " "}, "source is empty"),
+        ({"check": "seen", "check_source": "x"}, "check=seen: write one of confirmed, differs"),
+        ({"check": "confirmed"}, "check and check_source go together"),
+        ({"check": "differs", "check_source": "x"}, "check_dice is what a source prints"),
+        ({"check": "confirmed", "check_source": "x", "check_dice": "1"}, "check_dice is what"),
+        (
+            {"check": "contradicted", "check_source": "x", "check_dice": "101"},
+            "check_dice=101: write a number",
+        ),
         ({}, "repeats line 2 (RPT, chaos_mri, 1, liver, their README, table 1); keep one"),
         ({"dice": "70.00", "note": "again"}, "repeats line 2"),
     ],
@@ -187,7 +238,7 @@ def test_a_line_is_counted_as_an_editor_counts(write: Callable[..., Path]) -> No
 def test_a_comma_too_many_is_named(write: Callable[..., Path]) -> None:
     path = write({})
     path.write_text(path.read_text().replace('"their README, table 1"', "their README, table 1"))
-    with pytest.raises(UserError, match="line 2: has not 9 values; quote"):
+    with pytest.raises(UserError, match="line 2: has not 12 values; quote"):
         read_published(path)
 
 
@@ -216,7 +267,7 @@ def own(**changes: object) -> pd.DataFrame:
     """One own run as ``collection.tabulate`` has it."""
     run = {"dataset": "chaos_mri", "method": "copy_mask", "protocol": "alpnet-3parts-organ_range"}
     run |= {**dict.fromkeys(ABDOMEN, 40.0), MEAN: 40.0, "covered": "20/20 scans"}
-    run |= {"variant": "a1", "data": "20 scans in 5 folds, 3f2a91c0"}
+    run |= {"pooled Dice": 41.0, "variant": "a1", "data": "20 scans in 5 folds, 3f2a91c0"}
     return pd.DataFrame([run | changes])
 
 
@@ -227,7 +278,7 @@ def test_own_runs_stand_below_with_data_protocol_and_difference(published: pd.Da
     assert last["method"] == "copy_mask" and last["source"] == "here"
     assert last["protocol and data"] == "alpnet-3parts-organ_range, 20 scans in 5 folds, 3f2a91c0"
     assert last["to paper"] == pytest.approx(40 - 83.30) and pd.isna(paper["to paper"])
-    rpt = found.table[found.table["method"] == "RPT 2023†"].iloc[0]
+    rpt = found.table[found.table["method"] == "RPT 2023✓"].iloc[0]
     assert rpt["to paper"] == pytest.approx(82.44 - 83.30)
 
 
@@ -236,8 +287,13 @@ def test_every_source_is_told_with_its_status(published: pd.DataFrame) -> None:
     told = {note.split("]")[0] + "]" for note in found.notes if note.startswith("[")}
     assert set(found.table["source"]) - {"here"} <= told
     assert any("] ocr: tables 2-3" in note for note in found.notes)
-    assert any(note.startswith("†") for note in found.notes)
-    assert "29 of 101 published rows" in found.notes[-1]
+    assert any("† not read in its own paper" in note for note in found.notes)
+    assert any("No test against a published row is possible" in note for note in found.notes)
+    assert any(
+        note.startswith("GMRD 2024✓: run again by others mean 79.63 [") for note in found.notes
+    )
+    assert not [name for name in found.table if str(name).startswith("p ")]
+    assert "31 of 110 published rows" in found.notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +320,7 @@ def test_dataset_without_published_rows_has_no_such_table(published: pd.DataFram
 
 def test_settings_are_named_where_they_are_not_those_asked_for(published: pd.DataFrame) -> None:
     names = beside(own(), [], published, setting="2").narrow["method"].tolist()
-    assert any(name.startswith("GMRD 2024† [") for name in names)
+    assert any(name.startswith("GMRD 2024✓ [") for name in names)
     assert any(name.startswith("Q-Net 2022†, setting 2 (inferred) [") for name in names)
     assert names[-1] == "copy_mask"
 
@@ -281,7 +337,7 @@ def test_report_puts_published_rows_beside_own_runs(tmp_path: Path) -> None:
     report([str(tmp_path / "runs"), "--out", str(tmp_path)])
     text = (tmp_path / "report.md").read_text()
     _, beside = text.split("# chaos_mri beside published rows, setting 1\n")
-    assert "| RPT 2023† " in beside and "phantom" not in beside
+    assert "| RPT 2023✓ " in beside and "phantom" not in beside
     assert "| alpnet-3parts-organ_range, 20 scans in 5 folds, 3f2a91c0 |" in beside
     assert "[3] readme: table 1 in the README of primebo1/FoB_SAM" in beside
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fsmis.reporting.tables import completeness, markdown, shown, summarise
+from fsmis.reporting.tables import completeness, markdown, presence, shown, summarise
 from fsmis.runs.records import Cell
 
 ORGANS = ["liver", "RK"]
@@ -14,7 +14,9 @@ PLAN = {"cells": CELLS, "organs": ORGANS}
 
 def scores(*rows: tuple[int, str, str, float]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["fold", "query_scan", "organ", "dice"])
-    return frame.assign(iou=frame["dice"] / 2, hd95_mm=4.0, assd_mm=1.0)
+    counts = {"tp": 500 * frame["dice"], "fp": 500 * (1 - frame["dice"]), "fn": 0}
+    counts["fn"] = counts["fp"]  # of a thousand voxels in either mask together
+    return frame.assign(iou=frame["dice"] / 2, hd95_mm=4.0, assd_mm=1.0, **counts)
 
 
 FULL = scores(
@@ -32,6 +34,16 @@ def test_mean_is_over_scans_then_folds_then_organs() -> None:
     assert table.loc["mean", "sd"] == pytest.approx(np.std([10, 30, 60], ddof=1))
     assert table["scans"].tolist() == [3, 3, 3]
     assert list(table.index) == ["liver", "RK", "mean"]
+
+
+def test_voxels_of_all_scans_together() -> None:
+    """A large organ counts more: 1 of 1 voxels and 10 of 30 (40 in both masks) are 22 of 42."""
+    counts = FULL.head(2).assign(tp=[1, 10], fp=[0, 15], fn=[0, 5])
+    table = summarise(counts, ["liver"]).set_index("organ")["pooled Dice"]
+    assert table["liver"] == table["mean"] == pytest.approx(100 * 22 / 42)
+    of_both = summarise(FULL, ORGANS).set_index("organ")["pooled Dice"]
+    assert of_both["mean"] == pytest.approx((of_both["liver"] + of_both["RK"]) / 2)
+    assert summarise(FULL[:0], ORGANS)["pooled Dice"].isna().all()
 
 
 def test_single_scan_has_no_deviation() -> None:
@@ -94,3 +106,21 @@ def test_bars_in_names_do_not_break_a_markdown_table() -> None:
     lines = markdown("title", summarise(frame, ["liver", "R|K"]), []).splitlines()
     rows = [line.replace(r"\|", "") for line in lines if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1 and any(r"R\|K" in line for line in lines)
+
+
+def test_presence_counts_slices_with_and_without_the_organ() -> None:
+    rows = [  # fold, slices, of these with the organ, with a mask, with both
+        (0, 10, 4, 5, 3, 2.0),
+        (0, 10, 5, 5, 5, 0.0),
+        (1, 8, 8, 4, 4, 1.0),  # of an organ in every slice nothing can be ruled out
+        (1, 8, 4, 8, 4, 6.0),
+    ]
+    names = ["fold", "n_slices", "slices_true", "slices_found", "slices_hit", "fp_ml"]
+    scores = pd.DataFrame(rows, columns=names).assign(organ="liver")
+    found = presence(scores).loc["liver"]
+    assert found["sensitivity"] == pytest.approx((75 + 100) / 4 + 100 / 2)
+    assert found["specificity"] == pytest.approx((100 * 4 / 6 + 100) / 4 + 0 / 2)
+    assert found["fp_ml"] == pytest.approx(1 / 2 + 6 / 2)
+    told = presence(scores.assign(n_slices=scores["slices_true"]))
+    assert told.isna().all(axis=None)
+    assert presence(scores[["organ", "fold", "n_slices"]]).isna().all(axis=None)

@@ -17,7 +17,7 @@ from fsmis.errors import UserError
 from fsmis.files import write_atomic
 from fsmis.runs.cell_record import sealed
 from fsmis.runs.records import COLUMNS, PLAN, Cell, RunFolder, require_writable
-from fsmis.runs.variant import NOT_SCORED, configured, identity, news, variant_hash
+from fsmis.runs.variant import NOT_SCORED, configured, identity, news, variant_hash, weights_of
 
 CELL = Cell(0, "8", "1")
 
@@ -291,6 +291,22 @@ def test_variant_covers_what_can_change_a_score(tmp_path: Path) -> None:
     others = [variant(other), variant(data="b"), variant(seed=1), variant(protocol__variant="qnet")]
     others += [variant(method__segmenter__size=2), variant(dataset__organs={"RK": 2})]
     assert len({variant(), *others}) == 7
+
+
+def test_a_folder_that_transformers_opens_counts_by_its_files(tmp_path: Path) -> None:
+    """Its configuration and its weights, and not where it lies."""
+    folders = [tmp_path / name for name in ("one", "copy", "weights", "config")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "config.json").write_text("2" if folder.name == "config" else "1")
+        (folder / "model.safetensors").write_text("2" if folder.name == "weights" else "1")
+        (folder / "preprocessor.json").write_text(folder.name)
+    one, copy, *others = (variant_hash(identity(config(folder), Data())) for folder in folders)
+    assert one == copy and len({one, *others}) == 3
+    kept = weights_of(config(folders[0]).method)
+    assert list(kept) == [str(folders[0])]
+    (folders[0] / "config.json").unlink()  # then a name like any other
+    assert weights_of(config(folders[0]).method) == {}
 
 
 @pytest.mark.parametrize(

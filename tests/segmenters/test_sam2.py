@@ -16,6 +16,7 @@ from PIL import Image
 from fsmis.errors import UserError
 from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.segmenters.architecture import build_sam2
+from fsmis.segmenters.checkpoints import find_checkpoint
 from fsmis.segmenters.features import Features
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.tools.bench.two_frame import make_responsive
@@ -216,7 +217,12 @@ def test_hub_weights_offline_fail_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", sorted({p.stem for p in (CONF / "segmenter").glob("*.yaml")} - {"published"})
+    "name",
+    sorted(
+        path.stem
+        for path in (CONF / "segmenter").glob("*.yaml")
+        if "architecture: configs/" in path.read_text() or path.stem == "sam2_mini"
+    ),
 )
 def test_every_size_builds(name):
     segmenter = build(name, checkpoint="random", image_size=64)
@@ -225,6 +231,44 @@ def test_every_size_builds(name):
     features = segmenter.encode(image)
     memory = segmenter.memorise(features, image > 0)
     assert segmenter.segment(features, [memory, memory], (32, 32)).logits.shape == (1, 32, 32)
+
+
+def test_medsam2_is_sam2_tiny_at_512_pixels(tmp_path, frames):
+    """As its own sam2.1_hiera_t512 has it, and from a file in the layout of its own."""
+    rope = {
+        f"memory_attention.layer.{part}_attention.feat_sizes": [32, 32]
+        for part in ("self", "cross")
+    }
+    settings = OmegaConf.to_container(segmenter_config("medsam2").overrides)
+    theirs = build("sam2.1_tiny", checkpoint="random", image_size=512, overrides=settings | rope)
+    make_responsive(theirs.model, seed=1)
+    torch.save({"model": theirs.model.state_dict()}, tmp_path / "MedSAM2_latest.pt")
+    ours = build("medsam2", checkpoint=str(tmp_path / "MedSAM2_latest.pt"), seed=1)
+    supports, _, masks = frames
+    answers = []
+    for segmenter in (theirs, ours):
+        features = segmenter.encode(supports[:1])
+        memory = segmenter.memorise(features, masks[:1])
+        answers.append(segmenter.segment(features, [memory], masks.shape[1:]))
+    np.testing.assert_array_equal(answers[0].logits, answers[1].logits)
+    assert np.ptp(answers[0].logits) > 100 * TOLERANCE and answers[0].present.all()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "name"),
+    [
+        ("wanglab/MedSAM2", "MedSAM2_latest.pt"),
+        ("wanglab/MedSAM2/MedSAM2_CTLesion.pt", "MedSAM2_CTLesion.pt"),
+    ],
+)
+def test_files_of_medsam2_are_asked_for_by_name(checkpoint, name, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download",
+        lambda *repository_and_file: asked.append(repository_and_file) or str(tmp_path / name),
+    )
+    assert find_checkpoint(checkpoint) == tmp_path / name
+    assert asked == [("wanglab/MedSAM2", name)]
 
 
 @pytest.mark.parametrize("order", ["sam2 first", "hydra first"])

@@ -240,16 +240,6 @@ def train(config: DictConfig) -> Path:
     return trainer.out / "weights.safetensors"
 
 
-@hydra.main(config_path=CONF, config_name="sam2_mini", version_base="1.3")
-def main(config: DictConfig) -> None:
-    """Hydra's entry point."""
-    print(train(config))
-
-
-if __name__ == "__main__":
-    main()
-
-
 def plot_curves(log: Path, path: Path) -> None:
     """Draw loss and validation Dice of ``log.csv`` against the targets seen."""
     rows = pd.read_csv(log)
@@ -263,3 +253,13 @@ def plot_curves(log: Path, path: Path) -> None:
     right.set(xlabel="training targets, thousands", ylabel="Dice on held-out bodies (%)")
     right.legend()
     write_figure(path, figure, dpi=120)
+
+
+@hydra.main(config_path=CONF, config_name="sam2_mini", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Hydra's entry point."""
+    print(train(config))
+
+
+if __name__ == "__main__":
+    main()

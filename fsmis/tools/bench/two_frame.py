@@ -21,6 +21,9 @@ from fsmis.segmenters.architecture import build_sam2
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.tools.bench.workload import GREYS, Workload
 
+# As the sam2 package names it, and transformers.
+OBJECT_SCORE_BIAS = ("pred_obj_score_head.layers.2.bias", "pred_obj_score_head.proj_out.bias")
+
 # The public loader's normalisation of [0, 1] pixels, which it lets nobody choose.
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -69,7 +72,8 @@ def make_responsive(model: Any, seed: int) -> None:
             weights += 0.1 * noise
         if "cross_attn" in name or "output_hypernetworks" in name:
             weights *= 2
-    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(5)
+        if name.endswith(OBJECT_SCORE_BIAS):
+            weights.fill_(5)
 
 
 def public_logits(predictor: Any, work: Workload, sessions: list[list[int]]) -> np.ndarray:

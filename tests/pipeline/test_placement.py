@@ -1,0 +1,45 @@
+"""Where the support lies in the query: shifts and stretches are found, also beyond an end."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fsmis.pipeline.placement import GRID, descriptors, places
+from fsmis.segmenters.features import Features
+
+
+def body(at: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Descriptors [N, 40] of slices at heights ``at``: smooth along the body, noisy a little."""
+    rng = np.random.default_rng(seed)
+    rates, phases = rng.uniform(0.02, 0.25, 40), rng.uniform(0, 6.3, 40)
+    waves = np.sin(at[:, None] * rates + phases)
+    return (waves + rng.normal(0, 0.02, waves.shape)).astype(np.float32)
+
+
+@given(st.integers(-8, 8), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.93, 1.0, 1.07]))
+@settings(deadline=None, max_examples=30)
+def test_shift_slice_distance_and_stretch_are_found(shift, ratio, stretch):
+    support = body(np.arange(30.0), seed=1)
+    heights = (np.arange(30 * ratio) - shift * ratio) / (ratio * stretch)  # in support slices
+    found = places(support, body(heights, seed=1), ratio)
+    expected = np.arange(30) * ratio * stretch + shift * ratio
+    assert np.abs(found - expected).mean() < 1.5 * ratio
+
+
+def test_too_few_slices_have_no_place():
+    assert places(body(np.arange(2.0)), body(np.arange(30.0)), 1.0) is None
+
+
+def test_a_flat_volume_has_some_place_or_none_and_no_error():
+    flat = np.ones((9, 40), np.float32)
+    found = places(flat, flat, 1.0)
+    assert found is None or np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("side", [4, 16])
+def test_descriptors_take_any_size(side):
+    level = torch.arange(2 * 3 * side * side, dtype=torch.float32).view(2, 3, side, side)
+    described = descriptors(Features([level], torch.zeros(1)))
+    assert described.shape == (2, 3 * GRID**2) and described.dtype == np.float32
