@@ -72,6 +72,8 @@ def voxels_of(
         UserError: it is truncated, not a single volume of real numbers, holds NaN or infinity, or
             its geometry is unusable.
     """
+    if image.affine is None:
+        raise UserError(f"{name}: it has no affine; make the image with one")
     with _explained(name):
         data = np.asanyarray(image.dataobj)
         affine = np.asarray(image.affine, dtype=np.float64)

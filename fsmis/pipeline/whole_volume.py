@@ -33,8 +33,9 @@ def pair(
     """The episode of all labels of some slices and all slices of the query, on their common grid.
 
     The organs are the label values as text, from the largest mean area to the smallest. The support
-    scan is the labelled slices alone, in their order, its slice distance NaN where they are several. Of a label in several slices the first serves
-    all slices of the query; see ``served_by_likeness``.
+    scan is the labelled slices alone, in their order, its slice distance NaN where they are
+    several. Of a label in several slices the first serves all slices of the query; see
+    ``served_by_likeness``.
 
     Raises:
         UserError: a label is too small to be seen on the grid.
