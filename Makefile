@@ -81,6 +81,9 @@ define reproduce
 	$(call prepare,$(1),$(2))
 	$(PY) -m fsmis run -m dataset=$(2) dataset.root=$(call root,$(2)) results_dir=$(strip $(RESULTS)) \
 	    $(if $(PHANTOM),dataset.fold_starts=2) method=copy_mask,registration,augment_match_prompt $(ARGS)
+	$(PY) -m fsmis run -m dataset=$(2) dataset.root=$(call root,$(2)) results_dir=$(strip $(RESULTS)) \
+	    $(if $(PHANTOM),dataset.fold_starts=2) protocol.n_parts=1 \
+	    protocol.query_slices=organ_range,full_volume $(ARGS)
 	$(PY) -m fsmis report $(strip $(RESULTS))/$(2)
 endef
 raw = $(if $(PHANTOM),results/demo/$(1)/raw,$(strip $(RAW)))

@@ -16,6 +16,9 @@ from fsmis.runs.records import Cell, RunFolder
 COLUMNS = {"dice": "Dice %", "sd": "sd", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 COLUMNS |= {
     POOLED: "pooled\nDice %",
+    "sensitivity": "slices\nsens. %",
+    "specificity": "slices\nspec. %",
+    "fp_ml": "false\nml",
     "to paper": "to\npaper",
     "to main": "to\nmain",
     "paired difference": "paired\ndifference",

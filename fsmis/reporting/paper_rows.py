@@ -100,9 +100,10 @@ class Rows:
             notes.append(TEST_NOTE.format(reference=self.reference.label))
         if len(set(map(_data, self.rows))) > 1:
             notes.append(DATA_NOTE)
-        oracles = {row.run.plan["oracle"] for row in self.rows}
-        if len(oracles) == 1:
-            notes.append(f"Known of the query's true extent: {oracles.pop()}.")
+        oracles = {row.run.plan["oracle"]: row.run.plan["protocol"] for row in self.rows}
+        for oracle, protocol in oracles.items():
+            of = f" ({protocol})" if len(oracles) > 1 else ""
+            notes.append(f"Known of the query's true extent{of}: {oracle}.")
         return notes
 
     def _tested(self) -> tuple[np.ndarray, np.ndarray]:

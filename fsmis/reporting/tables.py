@@ -17,6 +17,8 @@ POOLED = "pooled Dice"
 POOLED_NOTE = f"{POOLED}: of the voxels of all scans together; mean over organs."
 PERCENT = ["dice", "iou"]
 MILLIMETRES = ["hd95_mm", "assd_mm"]
+PRESENCE = ["sensitivity", "specificity"]  # of slices, in percent
+FALSE_ML = "fp_ml"
 MEASURES = PERCENT + MILLIMETRES
 PAIRED = "paired difference"
 DIFFERENCES = ["to paper", "to main", PAIRED]
@@ -45,10 +47,11 @@ def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
 
     Returns:
         One row for each organ, then their ``mean``, with columns ``organ``; ``dice`` and ``iou`` in
-        percent, ``hd95_mm`` and ``assd_mm`` (over scans, then folds); ``sd`` of the Dice over scans
-        (NaN for fewer than two); ``pooled Dice`` in percent, see ``pooled``; ``scans`` that count;
-        ``undefined`` rows, whose Dice is no number and which count nowhere; ``empty`` rows without
-        distances, as of an empty prediction, which count in Dice alone.
+        percent, ``hd95_mm`` and ``assd_mm`` (over scans, then folds), and where slices without the
+        organ were asked for what ``presence`` says; ``sd`` of the Dice over scans (NaN for fewer
+        than two); ``pooled Dice`` in percent, see ``pooled``; ``scans`` that count; ``undefined``
+        rows, whose Dice is no number and which count nowhere; ``empty`` rows without distances, as
+        of an empty prediction, which count in Dice alone.
     """
     frame = scores.assign(**{name: in_units(scores, name) for name in MEASURES})
     by_organ = frame.groupby(["organ", "fold"])[MEASURES].mean().groupby("organ").mean()
@@ -67,9 +70,40 @@ def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
     table.loc[MEAN, ["undefined", "empty"]] = table.loc[organs, ["undefined", "empty"]].sum()
     counts = ["scans", "undefined", "empty"]
     table[counts] = table[counts].fillna(0).astype(int)
+    found = presence(scores).reindex(organs)
+    if found["specificity"].notna().any():
+        found.loc[MEAN] = found.mean()
+        table = table.join(found)
+    shown_presence = [name for name in (*PRESENCE, FALSE_ML) if name in table]
     return table.rename_axis("organ").reset_index()[
-        ["organ", "dice", "sd", POOLED, "iou", *MILLIMETRES, *counts]
+        ["organ", "dice", "sd", POOLED, "iou", *MILLIMETRES, *shown_presence, *counts]
     ]
+
+
+def presence(scores: pd.DataFrame) -> pd.DataFrame:
+    """How well slices that hold an organ are told from others: ``sensitivity`` and ``specificity``
+    in percent and the wrongly segmented volume ``fp_ml``, by organ, over scans, then folds.
+
+    NaN where a protocol asks for no slice without the organ, or a run of an earlier version did not
+    count them.
+
+    Args:
+        scores: rows of ``scores.csv`` of one run.
+    """
+    names = ["n_slices", "slices_true", "slices_found", "slices_hit", FALSE_ML]
+    counted = scores.reindex(columns=names).apply(pd.to_numeric)
+    lacking = counted["n_slices"] - counted["slices_true"]
+    wrong = counted["slices_found"] - counted["slices_hit"]
+    whole = lacking > 0
+    found = pd.DataFrame(
+        {
+            "sensitivity": 100 * counted["slices_hit"] / counted["slices_true"],
+            "specificity": 100 * (1 - wrong / lacking),
+            FALSE_ML: counted[FALSE_ML],
+        }
+    ).where(whole)
+    found[["organ", "fold"]] = scores[["organ", "fold"]]
+    return found.groupby(["organ", "fold"]).mean().groupby("organ").mean()
 
 
 def pooled(scores: pd.DataFrame) -> pd.Series:
@@ -119,7 +153,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             return f"{value:.3f}" if value >= SMALLEST_P else f"<{SMALLEST_P}"
         if column in DIFFERENCES:
             return f"{value:+.2f}"
-        return f"{value:.1f}" if column in MILLIMETRES else f"{value:.2f}"
+        return f"{value:.1f}" if column in (*MILLIMETRES, *PRESENCE, FALSE_ML) else f"{value:.2f}"
 
     quiet = [name for name in ("undefined", "empty") if name in table and not table[name].any()]
     table = table.drop(columns=quiet)

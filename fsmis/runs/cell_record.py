@@ -50,8 +50,16 @@ ROW: dict[str, Check] = {
     **dict.fromkeys(("dataset", "method", "variant", "protocol"), TEXT),
     **{"fold": COUNT, "support_scan": TEXT, "query_scan": TEXT, "organ": TEXT},
     **dict.fromkeys(("n_slices", "tp", "fp", "fn"), COUNT),
+    **dict.fromkeys(("slices_true", "slices_found", "slices_hit"), COUNT),
+    "fp_ml": SIZE,
     **{"dice": SHARE, "iou": SHARE, "hd95_mm": DISTANCE, "assd_mm": DISTANCE, "seconds": SIZE},
 }
+LATER = {
+    "slices_true",
+    "slices_found",
+    "slices_hit",
+    "fp_ml",
+}  # that earlier versions did not write
 WHERE: dict[str, Check] = {"fold": COUNT, "support_scan": TEXT, "query_scan": TEXT}
 
 # Of what a record holds beside, by its state.
@@ -112,7 +120,7 @@ def value_problem(row: Mapping[str, Any]) -> str | None:
 
 
 def _row_problem(row: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
-    problem = _broken(row, ROW)
+    problem = _broken(row, {n: check for n, check in ROW.items() if n in row or n not in LATER})
     if problem is not None:
         return problem
     if any(row[name] != record[name] for name in WHERE):

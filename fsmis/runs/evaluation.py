@@ -158,7 +158,9 @@ def score(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float
         spacing: voxel size in mm (z, y, x).
 
     Returns:
-        ``n_slices``, ``tp``, ``fp``, ``fn`` (voxels), ``dice`` and ``iou`` in [0, 1], ``hd95_mm``
+        ``n_slices``, ``tp``, ``fp``, ``fn`` (voxels), ``slices_true`` that hold the organ,
+        ``slices_found`` with a prediction and ``slices_hit`` with both, ``fp_ml`` (volume of the
+        wrong voxels), ``dice`` and ``iou`` in [0, 1], ``hd95_mm``
         (95th percentile of the surface distances of both directions together) and ``assd_mm``
         (average symmetric surface distance: the mean over both surfaces together), as named in
         scores.csv.
@@ -172,11 +174,16 @@ def score(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float
                 f"masks must be bool [S, H, W] of one shape, not {prediction.dtype} "
                 f"{prediction.shape} and {truth.dtype} {truth.shape}"
             )
+    held, found = truth.any(axis=(1, 2)), prediction.any(axis=(1, 2))
     counts: Score = {
         "n_slices": len(truth),
         "tp": int((prediction & truth).sum()),
         "fp": int((prediction & ~truth).sum()),
         "fn": int((~prediction & truth).sum()),
+        "slices_true": int(held.sum()),
+        "slices_found": int(found.sum()),
+        "slices_hit": int((held & found).sum()),
+        "fp_ml": float((prediction & ~truth).sum() * np.prod(spacing) / 1000),
     }
     if not prediction.any() or not truth.any():
         agreement = float(prediction.any() == truth.any())

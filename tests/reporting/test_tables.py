@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fsmis.reporting.tables import completeness, markdown, shown, summarise
+from fsmis.reporting.tables import completeness, markdown, presence, shown, summarise
 from fsmis.runs.records import Cell
 
 ORGANS = ["liver", "RK"]
@@ -106,3 +106,21 @@ def test_bars_in_names_do_not_break_a_markdown_table() -> None:
     lines = markdown("title", summarise(frame, ["liver", "R|K"]), []).splitlines()
     rows = [line.replace(r"\|", "") for line in lines if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1 and any(r"R\|K" in line for line in lines)
+
+
+def test_presence_counts_slices_with_and_without_the_organ() -> None:
+    rows = [  # fold, slices, of these with the organ, with a mask, with both
+        (0, 10, 4, 5, 3, 2.0),
+        (0, 10, 5, 5, 5, 0.0),
+        (1, 8, 8, 4, 4, 1.0),  # of an organ in every slice nothing can be ruled out
+        (1, 8, 4, 8, 4, 6.0),
+    ]
+    names = ["fold", "n_slices", "slices_true", "slices_found", "slices_hit", "fp_ml"]
+    scores = pd.DataFrame(rows, columns=names).assign(organ="liver")
+    found = presence(scores).loc["liver"]
+    assert found["sensitivity"] == pytest.approx((75 + 100) / 4 + 100 / 2)
+    assert found["specificity"] == pytest.approx((100 * 4 / 6 + 100) / 4 + 0 / 2)
+    assert found["fp_ml"] == pytest.approx(1 / 2 + 6 / 2)
+    told = presence(scores.assign(n_slices=scores["slices_true"]))
+    assert told.isna().all(axis=None)
+    assert presence(scores[["organ", "fold", "n_slices"]]).isna().all(axis=None)

@@ -43,6 +43,16 @@ def test_distances_are_in_mm_along_each_axis(axis: int, millimetres: float) -> N
     assert result["dice"] == 0
 
 
+def test_slices_that_hold_the_organ_and_wrong_volume() -> None:
+    truth, prediction = np.zeros((2, 6, 4, 4), bool)
+    truth[1:4, 1, 1] = True
+    prediction[3:6, 1, 1:3] = True
+    result = score(prediction, truth, SPACING)
+    counts = [result[f"slices_{name}"] for name in ("true", "found", "hit")]
+    assert counts == [3, 3, 1]
+    assert result["fp_ml"] == pytest.approx(5 * np.prod(SPACING) / 1000)
+
+
 def test_a_perfect_prediction() -> None:
     mask = square(slice(2, 5), slice(3, 9))
     result = score(mask, mask.copy(), SPACING)
