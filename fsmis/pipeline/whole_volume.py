@@ -33,26 +33,32 @@ def pair(
     """The episode of all labels of some slices and all slices of the query, on their common grid.
 
     The organs are the label values as text, from the largest mean area to the smallest. The support
-    scan is the labelled slices alone, in their order, its slice distance NaN where they are
-    several. Of a label in several slices the first serves all slices of the query; see
-    ``served_by_likeness``.
+    scan is the whole volume that was labelled; of several volumes it is the labelled slices alone,
+    in their order, its slice distance NaN. Of a label in several slices the first serves all slices
+    of the query; see ``served_by_likeness``.
 
     Raises:
         UserError: a label is too small to be seen on the grid.
     """
     volumes = {id(some.volume): some.volume for some in support}
     scaled = {key: intensities.scale(volume.pixels) for key, volume in volumes.items()}
-    slices = [
-        grid.to_common_grid(scaled[id(some.volume)][some.position], some.volume.spacing)
-        for some in support
-    ]
+    if len(volumes) == 1:
+        volume = support[0].volume
+        supports = grid.to_common_grid(scaled[id(volume)], volume.spacing)
+        places, support_mm = [some.position for some in support], volume.spacing[0]
+    else:
+        slices = [
+            grid.to_common_grid(scaled[id(some.volume)][some.position], some.volume.spacing)
+            for some in support
+        ]
+        supports, places, support_mm = np.stack(slices), list(range(len(support))), np.nan
     all_slices = grid.to_common_grid(intensities.scale(query.pixels), query.spacing)
     positions = np.arange(len(all_slices))
     tasks = {}
     for value in _from_large_to_small(support):
         masks = {
             z: mask
-            for z, some in enumerate(support)
+            for z, some in zip(places, support, strict=True)
             if (mask := grid.to_common_grid(some.labels == value, some.volume.spacing) >= 0.5).any()
         }
         if not masks:
@@ -72,9 +78,7 @@ def pair(
         spacing = slice_mm, grid.pixel_mm, grid.pixel_mm
         return Scan(name, pixels, None, spacing, np.diag([*spacing[::-1], 1.0]))
 
-    # slices that do not follow one another have no distance
-    support_mm = support[0].volume.spacing[0] if len(support) == 1 else np.nan
-    support_scan = scan("support", np.stack(slices), support_mm)
+    support_scan = scan("support", supports, support_mm)
     query_scan = scan("query", all_slices, query.spacing[0])
     return Episode("segment", 0, support_scan, query_scan, tasks, whole_volume=True)
 
