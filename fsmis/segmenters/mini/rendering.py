@@ -1,7 +1,7 @@
-"""Intensities of label maps: contrast and texture per label, then what a scanner does to them.
+"""Intensities of label maps: contrast and texture per label, then the effects of a scanner.
 
-A body is seen by MR, where every label may have any intensity, or by CT, in units of 400 HU: soft
-tissues within a few percent of each other, fat below them, bone far above, gas far below.
+In MR every label may have any intensity. CT is in units of 400 HU: soft tissues within a few
+percent of each other, fat below them, bone far above, gas far below.
 """
 
 import torch
@@ -74,7 +74,6 @@ def _ct_means(organs: OrganLabels, draw: Draw) -> Tensor:
 
 
 def _twins_alike(mean: Tensor, organs: OrganLabels) -> Tensor:
-    """Give twins the intensities of the organ before them, in place."""
     for organ in range(1, organs.twin.shape[1]):
         shell = organs.first + 2 * organ
         twin = organs.twin[:, organ, None]
@@ -136,8 +135,8 @@ def _artefacts(image: Tensor, draw: Draw) -> Tensor:
 
 
 def _window(settings: SyntheticSettings, image: Tensor, ct: Tensor, draw: Draw) -> Tensor:
-    """Scale to [0, 1], then a random gamma: between jittered percentiles, or, half of the CTs, a
-    window of soft tissue."""
+    """Scale to [0, 1], between jittered percentiles or (for some CTs) by a soft-tissue window, then
+    apply a random gamma."""
     batch, frames, size, _ = image.shape
     sample = image.flatten(2)[:, :, :: max(1, size * size // 4096)]
     low, high = torch.quantile(sample, torch.tensor([0.005, 0.995], device=image.device), dim=2)
