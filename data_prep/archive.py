@@ -77,7 +77,6 @@ def _unpack(
 
 
 def _remove_orphans(scratch: Path) -> None:
-    """Remove what killed processes of this machine had unpacked."""
     for folder in scratch.glob(f"{UNPACKED}*-*"):
         process = folder.name.removeprefix(UNPACKED).split("-")[0]
         if process.isdecimal() and not _is_alive(int(process)):

@@ -105,7 +105,6 @@ class Chaos(Source):
     def _read_ground(
         self, slice_path: Path, grounds: Mapping[str, Path], shape: tuple[int, ...]
     ) -> np.ndarray:
-        """Label ids uint8 [H, W] of the PNG that belongs to a slice."""
         path = grounds.get(slice_path.stem)
         if path is None:
             raise UserError(

@@ -125,7 +125,6 @@ def _read_slice(path: Path) -> sitk.Image:
 
 
 def _plane(image: sitk.Image) -> str:
-    """Size, pixel size and orientation of a slice, for comparison and for the user."""
     columns, rows, _ = image.GetSize()
     x, y, _ = image.GetSpacing()
     row_x, row_y, row_z = np.round(image.GetDirection()[::3], 3) + 0.0

@@ -128,7 +128,6 @@ class Folder(Source):
         return PreparedScan(pixels, labels, cropped, {"lost_labels": lost})
 
     def _role(self, path: PurePosixPath) -> tuple[str, str] | None:
-        """Whether a file is an image or a label, and of which scan; None where it is neither."""
         match = NIFTI.fullmatch(path.name)
         if match is None or path.name.startswith("."):  # macOS leaves such files
             return None

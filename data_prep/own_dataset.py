@@ -39,7 +39,6 @@ def without_yaml(root: Path) -> Dataset:
 
 
 def own_yaml(dataset: Dataset, name: str) -> str:
-    """The lines that a dataset of one's own needs in ``conf/dataset``."""
     organs = ", ".join(f"{organ}: {value}" for organ, value in dataset.organs.items())
     return (
         f"defaults: [{BASE}]\n"

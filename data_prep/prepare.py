@@ -194,7 +194,6 @@ def _manifests(source: Source, out: Path) -> tuple[dict[str, Any], Manifest]:
 
 
 def _refuse_foreign(out: Path, scan_ids: set[str]) -> None:
-    """Refuse to mix with prepared scans from somewhere else."""
     for path in sorted(out.iterdir()):
         match = FILE_NAME.fullmatch(path.name)
         if match and match[2] not in scan_ids:

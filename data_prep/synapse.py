@@ -90,7 +90,6 @@ class Synapse(Source):
     def _check(
         self, image_path: Path, image: np.ndarray, label_path: Path, label: np.ndarray
     ) -> None:
-        """Refuse what is not the raw CT."""
         refuse_constant(image_path, image)
         _, high = self.settings["window"]
         if image.min() > self.settings["air_hu"] or image.max() < high:

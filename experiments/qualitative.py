@@ -53,12 +53,10 @@ class Row:
 
 
 def prediction(run: StoredRun, cell: Cell) -> Path:
-    """Where a run keeps its prediction."""
     return run.folder.path / f"predictions/{cell.name}.nii.gz"
 
 
 def name_of(run: PlannedRun) -> str:
-    """Its method, and what else the user sweeps."""
     others = [value for key, value in run.values.items() if key != "method"]
     return ", ".join([run.method, *others])
 

@@ -143,7 +143,6 @@ def _no_setting(key: str) -> str:
 
 
 def _known_settings() -> list[str]:
-    """Dotted names of all settings, and of the groups that are chosen."""
     GlobalHydra.instance().clear()  # the command that failed may have left it composing
     known = [str(path.relative_to(CONF_DIR)) for path in CONF_DIR.rglob("*") if path.is_dir()]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

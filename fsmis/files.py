@@ -161,7 +161,6 @@ SILENT_S = 120.0  # without a touch: far more than a beat, for clocks and file s
 
 
 def author() -> dict[str, Any]:
-    """``pid`` and ``host`` of this process."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 

@@ -188,7 +188,6 @@ def _uses(statement: ast.stmt) -> Iterator[tuple[str, str | None]]:
 
 
 def _is_silent(item: Any) -> bool:
-    """Whether a statement is an import, a docstring or another bare text."""
     if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant):
         return isinstance(item.value.value, str)
     return isinstance(item, ast.Import | ast.ImportFrom)

@@ -58,7 +58,6 @@ class TrainingScans:
         return scan if kept is None else replace(scan, image=scan.image[kept])
 
     def _kept(self, scan_id: str) -> list[int] | None:
-        """Positions of the slices that remain; None for all."""
         if self._setting == 1:
             return None
         scan = self._source.load(scan_id)

@@ -107,7 +107,6 @@ def _cache() -> Path:
 
 
 def _identity(dataset: Dataset) -> str:
-    """SHA-256 (hex) of everything that the answer depends on."""
     manifest = dataset.root / NAME
     parts = [
         CHECKS,

@@ -97,8 +97,7 @@ class EncoderFeatures(FeatureMatcher[Features]):
 
     def vectors(self, slices: Features) -> Tensor:
         """Unit feature vectors of all positions, ``[B, C x h x w]``, scaled so that the squared
-        distance is the mean of 1 - cosine.
-        """
+        distance is the mean of 1 - cosine."""
         levels = len(slices.levels)
         if not -levels <= self.level < levels:
             raise UserError(

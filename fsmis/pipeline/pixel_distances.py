@@ -43,8 +43,7 @@ class Ncc(FeatureMatcher[np.ndarray]):
 
     def vectors(self, slices: np.ndarray) -> Tensor:
         """Zero-mean vectors of norm sqrt(1/2), so that the squared distance is 1 - correlation; a
-        constant image has only an extra last coordinate.
-        """
+        constant image has only an extra last coordinate."""
         pixels = to_tensor(slices, self.image_size).flatten(1)
         constant = (pixels.amax(1) == pixels.amin(1))[:, None]
         centred = (pixels - pixels.mean(1, keepdim=True)).masked_fill(constant, 0)
@@ -77,7 +76,6 @@ class Ssim(Matcher[np.ndarray]):
         return torch.stack([1 - self._similarity(*query) for query in statistics])
 
     def _statistics(self, images: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels ``[B, H, W]``, and mean and variance in every whole window."""
         pixels = to_tensor(images, self.image_size)
         if min(pixels.shape[1:]) < self.window:
             raise UserError(

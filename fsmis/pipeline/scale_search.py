@@ -62,8 +62,7 @@ def _score(answer: Answer) -> float:
 
 def scaled(episode: Episode, scale: float) -> Episode:
     """The episode with its support slices enlarged about their centres, as though the support's
-    spacing were this much larger than its header says.
-    """
+    spacing were this much larger than its header says."""
     if scale == 1:
         return episode
     height, width = episode.support.image.shape[1:]
@@ -82,7 +81,6 @@ def scaled(episode: Episode, scale: float) -> Episode:
 
 
 def _some_slices(episode: Episode, count: int) -> Episode:
-    """The episode with at most ``count`` query slices of each organ, spread over its task."""
     rows = {}
     for organ, task in episode.organs.items():
         spread = np.linspace(0, len(task.query_slices) - 1, count + 2).round().astype(int)

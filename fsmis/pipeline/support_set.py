@@ -241,7 +241,6 @@ def _warp_masks(geometry: Geometry, organs: Tensor) -> Tensor:
 
 
 def _checked(image: np.ndarray, masks: dict[str, np.ndarray], key: str) -> tuple[Tensor, Tensor]:
-    """Image float32 ``[1, H, W]`` and masks float32 ``[organs, H, W]`` as tensors."""
     if image.ndim != 2 or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
         raise UserError(
             f"support slice {key}: its image of shape {image.shape} must be 2-D, finite and scaled "

@@ -118,13 +118,11 @@ def setting_text(run: Mapping[Any, Any], names: list[str]) -> list[str]:
 
 
 def run_names(frame: pd.DataFrame, settings: list[str]) -> list[str]:
-    """``labels``, the method always first."""
     named = zip(frame["method"], labels(frame, settings), strict=True)
     return [name if name.startswith(method) else f"{method}, {name}" for method, name in named]
 
 
 def _said(name: str) -> str:
-    """The last part of a dotted name; for an identity also its kind, such as ``code.CopyMask``."""
     first, *parts = name.split(".")
     if first == IDENTITY:
         return ".".join(dict.fromkeys([parts[0], parts[-1]]))

@@ -48,13 +48,11 @@ class Shown:
 
     @cached_property
     def files(self) -> dict[str, str]:
-        """Text of its small files that exist, by name."""
         paths = [self.run.folder.path / name for name in ("config.yaml", "provenance.json")]
         return {path.name: path.read_text(errors="replace") for path in paths if path.is_file()}
 
     @cached_property
     def losses(self) -> dict[str, str]:
-        """Loss curves of a trained method (see ``cases.loss_curves``)."""
         return loss_curves(self.run)
 
 

@@ -34,7 +34,6 @@ class StoredRun:
 
     @cached_property
     def states(self) -> list[str]:
-        """State of each planned cell."""
         return self.folder.states(self.plan["cells"], self.scores)
 
     @cached_property

@@ -82,7 +82,6 @@ NOTES: dict[str, Check] = {
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with its checksum."""
     return {**record, CHECKSUM: _checksum(record)}
 
 

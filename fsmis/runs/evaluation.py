@@ -98,10 +98,7 @@ class Evaluation:
         return log
 
     def episode(self, cell: Cell) -> tuple[Scan, Episode]:
-        """One query scan with its label, and the episode as the method sees it.
-
-        Raises ScanError where a scan cannot be read.
-        """
+        """One query scan with its label, and its episode; ScanError where a scan cannot be read."""
         try:
             query = self._dataset.load(cell.query_scan)
             support = self._load_support(cell.support_scan)

@@ -18,8 +18,7 @@ PACKAGES = [
 
 def provenance(seed: int, weights: dict[str, str], data: str) -> dict[str, Any]:
     """Everything known at the start: ``weights`` are SHA-256 by path, ``data`` is
-    ``Dataset.fingerprint``.
-    """
+    ``Dataset.fingerprint``."""
     return {
         "command": shlex.join(sys.orig_argv),
         "start": now(),

@@ -69,7 +69,6 @@ class RunFolder:
         return path
 
     def write_json(self, name: str, value: dict[str, Any]) -> Path:
-        """``write`` for plain data, as strict JSON."""
         return self.write(name, json.dumps(value, indent=1, allow_nan=False))
 
     def write_plan(self, plan: dict[str, Any]) -> None:
@@ -125,7 +124,7 @@ class RunFolder:
     def problem(self, cell: Cell) -> str | None:
         """Why the file of a cell is not credible, in one line; None where it is, or there is none.
 
-        A file without a checksum, which only earlier versions wrote, is accepted here.
+        Files without a checksum, from earlier versions, are accepted here.
         """
         _, problem = self._look(cell)
         return None if problem is None else f"{self.cell_file(cell)}: {problem}"
@@ -163,14 +162,12 @@ class RunFolder:
         return states
 
     def done(self, cells: list[Cell]) -> list[Cell]:
-        """The cells that need no computing."""
         return [cell for cell in cells if self.read(cell)["state"] == "done"]
 
     def rebuild(self) -> pd.DataFrame:
         """Write ``scores.csv`` from all done cells and return it.
 
-        Repeated until no cell has changed meanwhile, so that the last of several concurrent
-        writers leaves all rows.
+        Repeated until no cell has changed, so that the last of several writers leaves all rows.
         """
         rows = self._rows()
         while True:
@@ -181,10 +178,7 @@ class RunFolder:
                 return scores
 
     def scores(self) -> pd.DataFrame:
-        """Rows of ``scores.csv`` (empty where there is none), scan ids as text.
-
-        Raises UserError where the file is not such a table or has an impossible value.
-        """
+        """Rows of ``scores.csv`` (or none), scan ids as text; UserError for bad values."""
         path = self.path / "scores.csv"
         if not path.is_file():
             return pd.DataFrame(columns=COLUMNS)
@@ -211,7 +205,6 @@ class RunFolder:
         return sorted(rows, key=lambda row: (row["fold"], row["query_scan"].zfill(LONGEST)))
 
     def _look(self, cell: Cell) -> tuple[dict[str, Any], str | None]:
-        """``_read_cell`` of its file, which must also have its support."""
         record, problem = _read_cell(self.cell_file(cell))
         if problem is None and record.get("support_scan", cell.support_scan) != cell.support_scan:
             problem = f"supported by scan {record['support_scan']}, not {cell.support_scan}"

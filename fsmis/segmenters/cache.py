@@ -130,7 +130,6 @@ class FeatureCache:
             excess -= size
 
     def _files(self) -> list[tuple[int, int, Path]]:
-        """Time of the last use in ns, bytes and path of each file."""
         files = []
         for path in self.folder.glob("*/*"):
             try:

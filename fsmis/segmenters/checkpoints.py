@@ -149,7 +149,6 @@ RULES = [
 
 
 def is_of_transformers(state: Iterable[str]) -> bool:
-    """Whether weights have the names of transformers' SAM2."""
     return any(name.startswith("vision_encoder.") for name in state)
 
 
@@ -176,7 +175,6 @@ def to_meta(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]
 
 
 def in_transformers(name: str) -> str:
-    """transformers' name for Meta's tensor."""
     for pattern, replacement in RULES:
         name = pattern.sub(replacement, name)
     return name

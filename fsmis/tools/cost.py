@@ -57,7 +57,6 @@ def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int
 
 
 def _images(method: DictConfig, served: Served) -> int:
-    """Images of one pass, over whole slices or over crops."""
     queries = len({query for slices in served.values() for query in slices})
     if "support_set" not in method:
         return queries + len(served)
@@ -104,7 +103,6 @@ class PlannedTraining(EpisodicTraining):
     def train(
         self, network: EpisodicNetwork, scans: TrainingScans, name: str, settings: dict[str, Any]
     ) -> pd.DataFrame:
-        """Load a network as far as it has been trained."""
         fold = FoldTraining(network, self.schedule, self.folder_of(network, scans, name, settings))
         if not fold.load():
             pace = self.pace(settings)

@@ -186,7 +186,6 @@ def write_raw(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line; exit code 2 with one line on bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m fsmis phantom",
         description="Write generated scans, prepared or as the raw download of a dataset.",

@@ -170,7 +170,7 @@ def paint(
 def _patient_coordinates(
     anatomy: Anatomy, shape: tuple[int, int, int], rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Where each voxel lies in the mean patient, mm, for (z, y, x): float32 [Z, H, W] each."""
+    """Position in the mean patient of each voxel, mm (z, y, x): float32 [Z, H, W] each."""
     size = rng.normal(1, 0.05)
     return [
         (
@@ -187,7 +187,6 @@ def _patient_coordinates(
 def _smooth_field(
     shape: tuple[int, int, int], rng: np.random.Generator, waves: int = 6
 ) -> np.ndarray:
-    """Random field [Z, H, W] of mean 0 and standard deviation 1: a sum of slow cosines."""
     z, y, x = (np.cos(np.pi * np.outer(np.arange(waves), (np.arange(n) + 0.5) / n)) for n in shape)
     amplitudes = rng.standard_normal((waves, waves, waves))
     field = np.einsum("abc,az,by,cx->zyx", amplitudes, z, y, x, optimize=True)

@@ -128,7 +128,6 @@ class Planner:
 
 
 def _measured(run: Run, cell: Cell) -> float:
-    """Seconds to segment and score a scan here, as ``Run.compute`` notes them."""
     limit_threads(run.cfg.threads)
     run.evaluation.fit(cell.fold)
     start = time.perf_counter()
@@ -183,7 +182,6 @@ def show_trainings(folds: list[PlannedFold]) -> None:
 
 
 def duration(seconds: float | None) -> str:
-    """A time in the unit that suits it; ``?`` for None."""
     if seconds is None:
         return "?"
     if seconds < 90:

@@ -30,8 +30,7 @@ class ADNetNetwork(EpisodicNetwork):
 
     def compare(self, support: Features, masks: Tensor, query: Features) -> Tensor:
         """Section 3.1: with the anomaly score S = -20 cos(F, p), the foreground's probability is
-        1 - sigmoid(0.5 (S - T)), so the logits are 0 and 0.5 (T - S).
-        """
+        1 - sigmoid(0.5 (S - T)), so the logits are 0 and 0.5 (T - S)."""
         (support_map,), (query_map,) = support, query
         return soft_threshold(anomaly_score(support_map, masks, query_map), self.threshold)
 

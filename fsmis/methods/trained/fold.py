@@ -108,7 +108,6 @@ class FoldTraining:
         return row
 
     def save(self) -> None:
-        """Write all that is needed to resume from here."""
         state = io.BytesIO()
         torch.save(
             {

@@ -172,7 +172,6 @@ class EpisodicNetwork(nn.Module, ABC):
         """
 
     def regularisation(self) -> dict[str, Tensor]:
-        """Further terms of the loss, by name."""
         return {}
 
     def losses(self, episodes: Episodes) -> dict[str, Tensor]:
@@ -211,5 +210,4 @@ def upsampled(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def is_foreground(logits: Tensor) -> Tensor:
-    """Bool ``[E, h, w]`` of logits ``[E, 2, h, w]``."""
     return logits[:, 1] > logits[:, 0]

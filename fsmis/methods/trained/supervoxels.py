@@ -134,7 +134,6 @@ def _joined(superpixels: np.ndarray, overlap: float) -> np.ndarray:
 
 
 def _read(path: Path) -> np.ndarray | None:
-    """A cached map; None where it is missing or damaged."""
     try:
         with np.load(path) as stored:
             return stored["segments"]

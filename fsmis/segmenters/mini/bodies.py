@@ -143,7 +143,6 @@ class Organs:
             self.core[:, host] = ring
 
     def centre(self, height: Tensor) -> tuple[Tensor, Tensor]:
-        """x and y ``[B, F, O]`` of every organ at ``height`` ``[B, F]``."""
         x = self.x[:, None] + self.lean[0][:, None] * height[..., None] + self.move[0]
         y = self.y[:, None] + self.lean[1][:, None] * height[..., None] + self.move[1]
         return x, y

@@ -26,7 +26,6 @@ class Prediction:
 
     @property
     def present(self) -> Tensor:
-        """Whether the query shows the target, bool ``[B * K]``."""
         return self.truth.amax((1, 2, 3)) > 0.5
 
 

@@ -83,7 +83,6 @@ def _twins_alike(mean: Tensor, organs: OrganLabels) -> Tensor:
 
 
 def _mr_means(organs: OrganLabels, draw: Draw) -> Tensor:
-    """Mean intensity of every label, ``[B, L]``, in MR."""
     batch = len(organs.twin)
     mean = draw.uniform(0.05, 1, batch, organs.count)
     dark_air = draw.chance(0.9, batch)
@@ -103,7 +102,6 @@ def _mr_means(organs: OrganLabels, draw: Draw) -> Tensor:
 
 
 def _vessels(settings: SyntheticSettings, labels: Tensor, draw: Draw) -> Tensor:
-    """Vessels and lesions, small and of any sign, inside everything but air."""
     batch, frames, size, _ = labels.shape
     strength = settings.vessels * draw.chance(0.5, batch, 1, 1, 1) * draw.normal(batch, 1, 1, 1)
     dense = draw.uniform(1.4, 2.4, batch, 1, 1, 1)
@@ -112,7 +110,6 @@ def _vessels(settings: SyntheticSettings, labels: Tensor, draw: Draw) -> Tensor:
 
 
 def _couch(labels: Tensor, draw: Draw) -> Tensor:
-    """The couch below, or above, half of the bodies: a bent bar in the air."""
     batch, _, size, _ = labels.shape
     axis = torch.linspace(-1, 1, size, device=labels.device)
     place, bend = draw.uniform(0.5, 0.95, batch, 1, 1), draw.uniform(-0.2, 0.2, batch, 1, 1)
@@ -123,7 +120,6 @@ def _couch(labels: Tensor, draw: Draw) -> Tensor:
 
 
 def _artefacts(image: Tensor, draw: Draw) -> Tensor:
-    """Ghosts of motion and rings, in a tenth of the frames each."""
     batch, frames, size, _ = image.shape
     ghost = draw.chance(0.1, batch, frames, 1, 1) * draw.uniform(0, 0.15, batch, frames, 1, 1)
     shifted = image.roll(int(draw.uniform(0.1, 0.5, 1) * size), 2)

@@ -181,7 +181,6 @@ class Trainer:
         (self.out / "weights.safetensors.tmp").replace(self.out / "weights.safetensors")
 
     def log(self, loss: float) -> None:
-        """Append loss and validation Dice to ``log.csv`` and redraw ``curves.png``."""
         scores = validate(self.averaged(), self.config)
         path = self.out / "log.csv"
         new = not path.exists()
@@ -237,7 +236,6 @@ def train(config: DictConfig) -> Path:
 
 
 def plot_curves(log: Path, path: Path) -> None:
-    """Draw loss and validation Dice of ``log.csv`` against the targets seen."""
     rows = pd.read_csv(log)
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -32,8 +32,8 @@ class Views:
 
 
 def draw_views(settings: SyntheticSettings, organs: Organs, frames: int, draw: Draw) -> Views:
-    """Views of the whole body, or cut around an organ as in the zoom pass: about as many times its
-    extent in support and query, less exactly centred in the query."""
+    """Views of the whole body, or cut around an organ as in the zoom pass, less exactly centred in
+    the query."""
     batch = len(organs.x)
     effort = draw.uniform(0.2, 1.2, batch, 1)
     height = 0.5 * draw.normal(batch, 1)
