@@ -83,7 +83,6 @@ def names(run: PlannedRun) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write ``main_results_<dataset>`` from finished runs."""
     with command_line():
         request = requested("main_results", __doc__, arguments)
         chosen = any(override.startswith("method=") for override in request.overrides)

@@ -47,7 +47,7 @@ def torch_fit() -> list[Finding]:
 
 
 def sam2_imports() -> list[Finding]:
-    """The sam2 package imports; alone in a process, since it starts Hydra when imported."""
+    """The sam2 package imports; checked in its own process, since importing it starts Hydra."""
     code = "import sam2.modeling.sam2_base"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode == 0:
@@ -107,7 +107,6 @@ def lpips_backbones() -> list[Finding]:
 
 
 def device() -> list[Finding]:
-    """What ``device=auto`` will be."""
     import torch
 
     if torch.cuda.is_available():
@@ -168,7 +167,6 @@ CHECKS: list[Callable[[], list[Finding]]] = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print all findings as a table."""
     argparse.ArgumentParser(
         prog="python -m fsmis doctor",
         description="Check versions, weights, devices and data of this machine, and say what to do "
@@ -194,7 +192,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _line(error: BaseException | str) -> str:
-    """The last line of an error: what happened."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
 

@@ -42,8 +42,6 @@ class SyntheticSettings:
 
 
 class Draw:
-    """Random tensors from one generator."""
-
     def __init__(self, generator: Generator):
         self.generator = generator
 
