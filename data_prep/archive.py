@@ -23,8 +23,8 @@ def raw_folder(
 ) -> Iterator[Path]:
     """The folder of the raw data; of a zip, the ``wanted`` members unpacked until the block ends.
 
-    They are unpacked to ``scratch``, which exists. Raises UserError where nothing is there, or the
-    zip is broken, encrypted, too large or points outside.
+    They are unpacked to the existing folder ``scratch``. Raises UserError where nothing is found,
+    or the zip is broken, encrypted, too large or points outside.
     """
     if raw.is_dir():
         yield raw

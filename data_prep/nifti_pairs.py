@@ -14,8 +14,7 @@ def find_pairs(
 ) -> dict[str, tuple[Path, ...]]:
     """Image and label files anywhere below a folder, as far as they exist, by scan id.
 
-    The patterns match whole file names; their first group is the id. Raises UserError where a file
-    is there twice.
+    The patterns match whole file names; their first group is the id. UserError for doubled files.
     """
     found: dict[str, dict[bool, Path]] = {}
     for path in sorted(root.rglob("*.nii*")):

@@ -12,13 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class PreparedScan:
-    """One scan in the prepared form.
+    """One scan: image float32 and label uint8 (prepared ids), both [Z, H, W].
 
-    Attributes:
-        image: float32 [Z, H, W].
-        label: uint8 [Z, H, W] of prepared label ids.
-        affine: float64 [4, 4], voxel (x, y, z) to mm.
-        notes: what was decided on the way, for the manifest.
+    ``affine`` float64 [4, 4] maps voxels (x, y, z) to mm; ``notes``, for the manifest, say what was
+    decided on the way.
     """
 
     image: np.ndarray

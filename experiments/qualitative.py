@@ -36,13 +36,10 @@ SIDE = 1.8  # of a slice in the figure, inch
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One row of the figure.
+    """One row of the figure: slice ``z`` of the ``worst``, ``median`` or ``best`` scan.
 
-    Attributes:
-        rank: ``worst``, ``median`` or ``best``.
-        z: the slice shown.
-        predictions: uint8 [H, W] label ids of that slice, by method.
-        dice: percent, mean over the organs of the scan, by method.
+    By method, ``predictions`` are uint8 [H, W] label ids of that slice, ``dice`` is in percent, the
+    mean over the organs of the scan.
     """
 
     rank: str

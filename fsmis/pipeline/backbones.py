@@ -41,13 +41,9 @@ BACKBONES = {
 def build_lpips(net: str, weights: str, seed: int) -> lpips.LPIPS:
     """LPIPS of the ``lpips`` package (version 0.1, its own linear weights), in eval mode.
 
-    Args:
-        net: ``alex``, ``vgg`` or ``squeeze``.
-        weights: of the backbone: ``torchvision`` (downloaded once, then cached), a local file of
-            the same layout, or ``random``.
-        seed: as in ``torch.manual_seed(seed); lpips.LPIPS(pnet_rand=True)``.
-
-    Raises UserError for an unknown net or weights that are missing, damaged or do not fit it.
+    ``net`` is ``alex``, ``vgg`` or ``squeeze``; ``weights`` of the backbone are ``torchvision``
+    (downloaded once, then cached), a local file of the same layout, or ``random``, as in
+    ``torch.manual_seed(seed); lpips.LPIPS(pnet_rand=True)``. UserError where they do not fit.
     """
     if net not in BACKBONES:
         raise UserError(f"matcher.net={net}; use {', '.join(BACKBONES)}")

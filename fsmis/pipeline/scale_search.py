@@ -17,9 +17,7 @@ from fsmis.segmenters.base import Segmenter
 
 
 class ScaleSearch:
-    """Try scales of the support slices about their centres; UserError for an invalid setting.
-
-    ``found`` is the scale of the last episode.
+    """Try scales of the support slices about their centres; ``found`` is the last episode's.
 
     Args:
         scales: factors of the support's size, tried besides 1; empty turns the search off.

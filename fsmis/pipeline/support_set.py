@@ -78,9 +78,8 @@ class Appearance:
 class SupportSet:
     """N copies of a support slice with the masks of its organs.
 
-    Attributes:
-        images: float32 ``[N, H, W]`` in [0, 1]; index 0 is the original.
-        masks: organ -> bool ``[N, H, W]``, never empty.
+    ``images`` are float32 ``[N, H, W]`` in [0, 1], index 0 the original; ``masks`` are bool
+    ``[N, H, W]`` by organ, never empty.
     """
 
     images: np.ndarray

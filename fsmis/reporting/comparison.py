@@ -218,7 +218,7 @@ class Tested:
 
 
 def paired_tests(runs: list[StoredRun], names: pd.Series, main: str | None) -> Tested:
-    """Test every run that has a main one beside it, whatever its dataset and protocol.
+    """Test every run with a main one in its group, whatever its dataset and protocol.
 
     ``names`` are by position; ``main`` is the method or variant that the user has named, or None
     for ``comparison.MAIN``. Raises UserError where several runs of a group match the named one.

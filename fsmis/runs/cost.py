@@ -25,15 +25,13 @@ Served = Mapping[int, list[int]]  # the query slices that each support slice ser
 def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int = 0) -> int:
     """Most images of one episode: distinct query slices, and support slices or their copies.
 
-    Zoom adds the same again for each organ and pass. Exact for a matcher that reads the encoder's
-    features, and so all copies, without zoom. Other matchers skip copies that no query slice
-    matches, and zoom skips organs that were not found or share their crops, which only a run can
-    tell. What a feature cache already holds is not subtracted.
+    Zoom adds the same again for each organ and pass. Without zoom, the count is exact for a matcher
+    that reads the encoder's features, and so all copies. Other matchers skip copies that no query
+    slice matches, and zoom skips organs that were not found or share their crops, which only a run
+    can tell. What a feature cache already holds is not subtracted.
 
-    Args:
-        method: its configuration; the answer is 0 for one without a segmenter.
-        served: of each organ (``served_slices`` of the episode with its task alone).
-        beyond: slices of the whole support, where an episode covers every slice of the query.
+    ``served`` is by organ (``served_slices`` of its task); ``beyond`` counts the slices of the
+    whole support, where an episode covers every slice of the query. 0 without a segmenter.
     """
     if "segmenter" not in method:
         return 0

@@ -161,8 +161,8 @@ class Job:
 def compose_jobs(overrides: list[str], multirun: bool) -> list[Job]:
     """The jobs of a command line, in the order in which Hydra starts them.
 
-    Raises HydraException where Hydra refuses an override, and UserError for a sweep without jobs or
-    a mapping that would not replace the existing one.
+    HydraException where Hydra refuses an override; UserError without jobs, or for a mapping that
+    would not replace the existing one.
     """
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         if not multirun:

@@ -162,7 +162,7 @@ def _class_name(dotted: Any) -> str:
 
 
 def _without_modules(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings with classes by name alone: where their code lies changes no score."""
+    """Settings with classes only by name: where their code lies changes no score."""
     return {key: _class_name(v) if _is_target(key) else v for key, v in values.items()}
 
 

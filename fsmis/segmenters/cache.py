@@ -154,11 +154,8 @@ def key(network: str, image: np.ndarray) -> str:
 def fingerprint(network: nn.Module, settings: dict[str, Any], device: torch.device) -> str:
     """SHA-256 (hex) of what determines a network's features of an image, to the last bit.
 
-    Args:
-        network: its weights and buffers count.
-        settings: plain data: its architecture, what is done to images before, and the
-            ``source_hash`` of the code that does it.
-        device: rounding depends on its model, and on a CPU on the number of threads.
+    ``settings`` are plain data: architecture, preprocessing, ``source_hash`` of the code. Rounding
+    depends on the device's model, and on a CPU on the number of threads.
     """
     if device.type == "cpu":
         machine = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"

@@ -8,13 +8,10 @@ from scipy.ndimage import gaussian_filter
 
 @dataclass(frozen=True)
 class Tissue:
-    """An ellipsoid of the mean patient.
+    """An ellipsoid of the mean patient, in mm (z, y, x) from the middle of the volume.
 
-    Attributes:
-        label: 0 for what is no organ.
-        intensity: 0 (air) to 1; for CT, the position in the abdominal window.
-        centre: mm (z, y, x) from the middle of the volume.
-        radii: mm (z, y, x).
+    ``label`` is 0 for what is no organ; ``intensity`` is from 0 (air) to 1, in CT the position in
+    the abdominal window.
     """
 
     label: int

@@ -52,13 +52,10 @@ def resized(images: np.ndarray | Tensor, size: int) -> Tensor:
 
 
 class EpisodeSource:
-    """Slices of the training scans with their supervoxels, from which episodes are drawn.
+    """Training slices with supervoxels int [Z, H, W] (0: none), from which episodes are drawn.
 
-    Args:
-        scans: each with its supervoxels int [Z, H, W], 0 for none.
-        size: rows and columns of the episodes' slices.
-        pairs: pairs of slices in a training step.
-        classes: pseudo-classes of each pair.
+    ``size`` is the side of the episodes' slices; a step has ``pairs`` of slices, each with
+    ``classes`` pseudo-classes.
     """
 
     def __init__(

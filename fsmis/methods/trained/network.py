@@ -43,12 +43,10 @@ class EncoderSettings:
 class Encoder(nn.Module):
     """Features of the last ``levels`` stages, coarse last, each projected to ``channels``.
 
-    A stage that must not halve the map convolves with twice the dilation instead (Chen et al.,
-    DeepLabV3, 2017): the literature reads ResNet-101 at stride 8. torchvision offers this for
-    bottleneck networks only; here strides and dilations are set on the built stages, so that
-    ResNet-18 works too and torchvision's weights load unchanged.
-
-    Raises UserError for an unknown backbone, impossible strides or weights that do not fit.
+    The literature reads ResNet-101 at stride 8: a stage that must not halve the map convolves with
+    twice the dilation (Chen et al., DeepLabV3, 2017). torchvision offers this for bottleneck
+    networks only, so strides and dilations are set here on the built stages: ResNet-18 works too,
+    and torchvision's weights load unchanged. UserError for bad strides, backbone or weights.
     """
 
     def __init__(self, settings: EncoderSettings, levels: int = 1) -> None:

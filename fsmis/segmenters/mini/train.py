@@ -37,7 +37,7 @@ CONF = str(Path(__file__).parents[3] / "conf" / "training")
 
 
 class SyntheticSteps(Dataset[SyntheticBatch]):
-    """The batch of every training step, drawn from (seed, step) alone."""
+    """The batch of every training step, drawn only from (seed, step)."""
 
     def __init__(self, config: DictConfig, image_size: int, seed: int):
         self.settings = SyntheticSettings(**config.data)
