@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fsmis.cli import command_line
-from fsmis.reporting.paper_charts import curve, dots, groups, lines
+from fsmis.reporting.charts import curve, curves, dots, groups
 from fsmis.reporting.paper_rows import Rows
 from fsmis.reporting.paper_table import (
     Found,
@@ -101,7 +101,7 @@ ABLATIONS = {
     # a matcher that chooses well gains from more copies; ``random`` says what they bring without
     "count_and_matcher": Ablation(
         "Ablation of the copies and the matcher",
-        partial(lines, along="copies", group="matcher", label="copies of each support slice"),
+        partial(curves, along="copies", group="matcher", label="copies of each support slice"),
         {"support_set.count": "copies"},
     ),
     # ``none`` is the paper's method

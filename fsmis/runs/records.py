@@ -20,7 +20,7 @@ import pandas as pd
 
 from fsmis.errors import UserError
 from fsmis.files import LONGEST, author, require_name, write_atomic
-from fsmis.runs.cell_record import CHECKSUM, ROW, TEXT, record_problem, sealed, value_problem
+from fsmis.runs.cell_record import CHECKSUM, LATER, ROW, TEXT, record_problem, sealed, value_problem
 
 COLUMNS = list(ROW)
 PLAN = [
@@ -187,6 +187,7 @@ class RunFolder:
             scores = pd.read_csv(path, dtype=NAMES, na_values=empty, keep_default_na=False)
         except (ValueError, OSError) as error:
             raise UserError(f"{path}: not a table of scores; run the same command again") from error
+        scores = scores.reindex(columns=list(dict.fromkeys([*scores, *LATER])))
         lacking = [column for column in COLUMNS if column not in scores]
         if lacking:
             raise UserError(

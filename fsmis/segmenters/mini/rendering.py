@@ -8,8 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsmis.segmenters.mini.bodies import AIR, BONE, FAT, TISSUE, OrganLabels
-from fsmis.segmenters.mini.settings import Draw, SyntheticSettings
+from fsmis.segmenters.mini.bodies import (
+    AIR,
+    BONE,
+    FAT,
+    TISSUE,
+    Draw,
+    OrganLabels,
+    SyntheticSettings,
+)
 
 
 def render(settings: SyntheticSettings, labels: Tensor, organs: OrganLabels, draw: Draw) -> Tensor:

@@ -17,9 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from fsmis.segmenters.mini.bodies import TISSUE, OrganLabels, Organs, tissue_labels
+from fsmis.segmenters.mini.bodies import (
+    TISSUE,
+    Draw,
+    OrganLabels,
+    Organs,
+    SyntheticSettings,
+    tissue_labels,
+)
 from fsmis.segmenters.mini.rendering import render
-from fsmis.segmenters.mini.settings import Draw, SyntheticSettings
 from fsmis.segmenters.mini.views import draw_views, points_of
 
 

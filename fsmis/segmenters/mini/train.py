@@ -27,8 +27,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from fsmis.files import write_figure
+from fsmis.segmenters.mini.bodies import SyntheticSettings
 from fsmis.segmenters.mini.objective import predict, total_loss
-from fsmis.segmenters.mini.settings import SyntheticSettings
 from fsmis.segmenters.mini.synthetic import SyntheticBatch, sample_bodies
 from fsmis.segmenters.sam2 import Sam2
 

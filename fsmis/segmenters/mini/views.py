@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fsmis.segmenters.mini.bodies import Organs, Points
-from fsmis.segmenters.mini.settings import Draw, SyntheticSettings
+from fsmis.segmenters.mini.bodies import Draw, Organs, Points, SyntheticSettings
 
 WHOLE = -1  # in place of an organ: the whole body is in view
 
