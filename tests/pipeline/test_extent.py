@@ -115,6 +115,14 @@ def test_masks_that_jump_are_not_of_one_organ():
     assert kept.nonzero()[0].tolist() == [0, 1, 2]
 
 
+def test_what_lies_between_labelled_slices_is_kept():
+    values = np.array([0.0, 5.0, 5.0, 0.0, 1.0, 0.0])
+    between = np.arange(6) >= 4
+    assert standing_out(values).nonzero()[0].tolist() == [1, 2]
+    assert standing_out(values, None, None, between)[1:].all()
+    assert standing_out(values, whole=np.ones(6, bool)).all()
+
+
 def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
     segmenter = build("matcher=identity").segmenter
     features = segmenter.encode(episode.query.image[:2])
@@ -126,7 +134,7 @@ def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
     assert (likeness(features[:1], np.zeros_like(left), features[:1], left) == -1).all()
 
 
-def middle(cues, found, away=None, jumps=None):
+def middle(cues, *others):
     """The slices 2 to 5, whatever the cues say; random weights know no better."""
     return (np.arange(len(cues)) >= 2) & (np.arange(len(cues)) <= 5)
 
@@ -188,8 +196,8 @@ def test_zoom_asks_about_kept_slices_alone(episode, method):  # noqa: F811
 
 def test_an_organ_ruled_out_of_every_slice_is_empty_and_stops_nothing(episode):  # noqa: F811
     built = build("matcher=ncc", "method.extent.when=whole_volume", "method.zoom.passes=1")
-    organs = iter([np.zeros(8, bool), middle(np.zeros((8, 1)), None)])
-    built.extent.held = lambda cues, found, away, jumps: next(organs)
+    organs = iter([np.zeros(8, bool), middle(np.zeros((8, 1)))])
+    built.extent.held = lambda *cues: next(organs)
     masks = built.segment(whole(episode))
     liver, spleen = masks.values()
     assert not liver.any() and liver.shape == spleen.shape == (8, 96, 96)
