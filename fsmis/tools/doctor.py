@@ -167,6 +167,18 @@ CHECKS: list[Callable[[], list[Finding]]] = [
 ]
 
 
+def examine() -> list[Finding]:
+    """What all checks find; one that breaks is a finding too."""
+    found = []
+    for check in CHECKS:
+        try:
+            found += check()
+        except Exception as error:  # a broken installation may raise anything
+            fix = "install the requirements again"
+            found.append(Finding(check.__name__, FAIL, _line(error), fix))
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print all findings as a table."""
     argparse.ArgumentParser(
@@ -177,19 +189,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = Table(title="fsmis doctor", title_justify="left")
     for column in ("", "status", "found", "fix"):
         table.add_column(column, overflow="fold")
-    failed = False
-    for check in CHECKS:
-        try:
-            findings = check()
-        except Exception as error:  # a broken installation may raise anything
-            fix = "install the requirements again"
-            findings = [Finding(check.__name__, FAIL, _line(error), fix)]
-        for finding in findings:
-            failed |= finding.status == FAIL
-            style = COLOURS[finding.status]
-            table.add_row(finding.name, finding.status, finding.detail, finding.fix, style=style)
+    findings = examine()
+    for finding in findings:
+        style = COLOURS[finding.status]
+        table.add_row(finding.name, finding.status, finding.detail, finding.fix, style=style)
     console.print(table)
-    if failed:
+    if any(finding.status == FAIL for finding in findings):
         raise SystemExit(1)
 
 
