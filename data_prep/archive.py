@@ -21,16 +21,10 @@ UNPACKED = f".unpacked-{socket.gethostname()}-"  # then the process that unpacks
 def raw_folder(
     raw: Path, scratch: Path, wanted: Callable[[PurePosixPath], bool], max_unpacked_gb: float
 ) -> Iterator[Path]:
-    """The folder of the raw data; of a zip, the wanted members unpacked until the block ends.
+    """The folder of the raw data; of a zip, the ``wanted`` members unpacked until the block ends.
 
-    Args:
-        raw: folder or zip file.
-        scratch: existing folder to unpack to.
-        wanted: whether a member of a zip is needed.
-        max_unpacked_gb: most that the wanted members may take.
-
-    Raises:
-        UserError: nothing is there, or the zip is broken, encrypted, too large or points outside.
+    They are unpacked to the existing folder ``scratch``. Raises UserError where nothing is found,
+    or the zip is broken, encrypted, too large or points outside.
     """
     if raw.is_dir():
         yield raw
@@ -83,7 +77,6 @@ def _unpack(
 
 
 def _remove_orphans(scratch: Path) -> None:
-    """Remove what processes of this machine had unpacked when they were killed."""
     for folder in scratch.glob(f"{UNPACKED}*-*"):
         process = folder.name.removeprefix(UNPACKED).split("-")[0]
         if process.isdecimal() and not _is_alive(int(process)):
@@ -101,7 +94,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
-    """Refuse members that would land outside the folder or are no plain files."""
+    """Refuse members that would land outside the folder or are not plain files."""
     name = PurePosixPath(member.filename.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]):
         raise UserError(

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data_prep.dicom import read_series
 from data_prep.mr import resampled_to_protocol
 from data_prep.nifti_pairs import refuse_constant
 from data_prep.source import PreparedScan, Source
+from fsmis.data.dicom import read_series
 from fsmis.data.expectation import in_plane_gradient, outline_contrast
 from fsmis.data.geometry import AxialVolume
 from fsmis.errors import UserError
@@ -35,16 +35,6 @@ class Chaos(Source):
         clip_percentile: float,
         **common: Any,
     ) -> None:
-        """
-        Args:
-            grey_values: lowest and highest grey value in the PNG files of each prepared label id.
-            gap_tolerance: see ``read_series``.
-            outline_margin: how many times better than flipped labels have to fit.
-            spacing: see ``resampled_to_protocol``.
-            size: see ``resampled_to_protocol``.
-            clip_percentile: see ``resampled_to_protocol``.
-            common: see ``Source``.
-        """
         super().__init__(
             **common,
             grey_values=grey_values,
@@ -115,7 +105,6 @@ class Chaos(Source):
     def _read_ground(
         self, slice_path: Path, grounds: Mapping[str, Path], shape: tuple[int, ...]
     ) -> np.ndarray:
-        """Label ids uint8 [H, W] of the PNG that belongs to a slice."""
         path = grounds.get(slice_path.stem)
         if path is None:
             raise UserError(
@@ -149,8 +138,8 @@ class Chaos(Source):
     ) -> tuple[np.ndarray, bool]:
         """Labels [Z, H, W] on the raster of the image, and whether their rows had to be flipped.
 
-        PNG files say nothing of orientation, and those of CHAOS are described as flipped along the
-        rows; so the image decides: outlines of the right label lie on its edges.
+        PNG files carry no orientation, and those of CHAOS are described as flipped along the rows;
+        so the image decides: outlines of the right label lie on its edges.
         """
         if not label.any():
             raise UserError(f"{folder / GROUND}: all PNG files are empty; download them again")

@@ -18,8 +18,7 @@ from fsmis.cli import CONF_DIR, SOME_FAILED, command_line, console, errors
 def load_source(name: str) -> Source:
     """The source that ``conf/data_prep/<name>.yaml`` describes.
 
-    What the prepared scans have in common is said in ``conf/dataset`` alone; it is ``prepared``
-    here.
+    There, ``prepared`` stands for ``conf/dataset``, which says what prepared scans have in common.
     """
     raw = OmegaConf.load(CONF_DIR / "data_prep" / f"{name}.yaml")
     prepared = OmegaConf.load(CONF_DIR / "dataset" / f"{raw.dataset}.yaml")
@@ -29,7 +28,7 @@ def load_source(name: str) -> Source:
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> None:
-    """Prepare a dataset; exit code 2 on bad input, 1 where scans failed, each told in one line."""
+    """Prepare a dataset; exit code 2 on bad input, 1 where scans failed, with a line for each."""
     parser = argparse.ArgumentParser(
         prog=f"python -m data_prep.{name}",
         description=f"Prepare the raw download; numbers are in conf/data_prep/{name}.yaml.",
@@ -58,7 +57,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, Outcome], None]]:
-    """A bar of scans; where nobody watches, a line for each."""
+    """A bar of scans; without a terminal, a line for each."""
     columns = (TextColumn("scans"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)

@@ -1,7 +1,7 @@
 """MS-CMRSeg 2019, bSSFP: ``python -m data_prep.cmr --raw DIR_OR_ZIP --out DIR``.
 
-``patient<N>_C0.nii.gz`` and ``patient<N>_C0_manual.nii.gz``, at any depth. Slices stay as they are
-stored, which is the protocol: short axes are oblique, so no axis of the patient is nearest to them.
+``patient<N>_C0.nii.gz`` and ``patient<N>_C0_manual.nii.gz``, at any depth. The protocol keeps
+slices as stored: short axes are oblique, so no axis of the patient is nearest to them.
 """
 
 import re
@@ -23,7 +23,7 @@ LABEL = re.compile(r"patient(\d+)_C0_manual\.nii(?:\.gz)?")
 
 
 class Cmr(Source):
-    """The bSSFP scans of the challenge; its other sequences are passed over."""
+    """The bSSFP scans of the challenge, without its other sequences."""
 
     def __init__(
         self,
@@ -35,16 +35,6 @@ class Cmr(Source):
         clip_percentile: float,
         **common: Any,
     ) -> None:
-        """
-        Args:
-            label_values: prepared label id of each raw value.
-            geometry_mm: see ``read_pair``.
-            label_tolerance: see ``read_pair``.
-            spacing: see ``resampled_to_protocol``.
-            size: see ``resampled_to_protocol``.
-            clip_percentile: see ``resampled_to_protocol``.
-            common: see ``Source``.
-        """
         super().__init__(
             **common,
             label_values=label_values,

@@ -17,13 +17,7 @@ INCHES = 2.0  # side of a scan
 
 
 def draw_contact_sheet(path: Path, folder: Path, scan_ids: Sequence[str]) -> None:
-    """Draw the slice with most label pixels of every scan, each label outlined in its own colour.
-
-    Args:
-        path: ``.png``.
-        folder: of the prepared scans.
-        scan_ids: scans to draw, in order.
-    """
+    """Draw, to a ``.png``, the slice with most label pixels of every scan, each label outlined."""
     columns = min(COLUMNS, len(scan_ids))
     rows = math.ceil(len(scan_ids) / columns)
     figure = Figure(figsize=(INCHES * columns, (INCHES + 0.25) * rows), layout="constrained")

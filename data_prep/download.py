@@ -12,10 +12,9 @@ from fsmis.errors import UserError
 
 
 def download(url: str, path: Path, expected_sha256: str, timeout_s: float) -> None:
-    """Download a file, unless it is there; it appears only when its checksum is right.
+    """Download a missing file; it appears only when its checksum is right.
 
-    Raises:
-        UserError: the network or the disk fails, or the content is not what was published.
+    Raises UserError where the network or the disk fails, or the content differs.
     """
     fetch = pooch.HTTPDownloader(progressbar=True, timeout=timeout_s)
     try:

@@ -32,7 +32,7 @@ LARGEST_LABEL = np.iinfo(np.uint8).max
 
 
 class Folder(Source):
-    """Images and labels of any geometry, brought to square axial slices of one size."""
+    """Images and labels of any geometry, brought to square slices of one size."""
 
     def __init__(
         self,
@@ -46,22 +46,6 @@ class Folder(Source):
         label_tolerance: float,
         **common: Any,
     ) -> None:
-        """
-        Args:
-            channel: which of the files of an image with several is taken.
-            orientation: ``axial`` or ``stored``.
-            spacing: wanted voxel size in mm, (z, y, x); None: the slices stay as far apart as they
-                are, and their field of view just fits.
-            size: rows and columns.
-            window: intensities that become ``CT_RANGE``; None: they stay.
-            clip_percentile: of a volume without a window; what is brighter becomes as bright.
-            geometry_mm: see ``read_pair``.
-            label_tolerance: see ``read_pair``.
-            common: see ``Source``.
-
-        Raises:
-            UserError: a setting cannot be used.
-        """
         if orientation not in ORIENTATIONS:
             raise UserError(f"orientation={orientation}: choose {' or '.join(ORIENTATIONS)}")
         if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
@@ -144,7 +128,6 @@ class Folder(Source):
         return PreparedScan(pixels, labels, cropped, {"lost_labels": lost})
 
     def _role(self, path: PurePosixPath) -> tuple[str, str] | None:
-        """Whether a file is an image or a label, and of which scan; None where it is neither."""
         match = NIFTI.fullmatch(path.name)
         if match is None or path.name.startswith("."):  # macOS leaves such files
             return None

@@ -18,17 +18,10 @@ def resample(
     shape: Sequence[int],
     outside: float,
 ) -> np.ndarray:
-    """Resample linearly to another voxel size; the first voxel's centre stays where it is.
+    """Resample [Z, H, W] linearly to another voxel size; the first voxel's centre stays in place.
 
-    Args:
-        pixels: [Z, H, W].
-        old_mm: voxel size (z, y, x).
-        new_mm: wanted voxel size (z, y, x).
-        shape: wanted shape (z, y, x).
-        outside: value of voxels that lie outside the volume.
-
-    Returns:
-        float32, of ``shape``.
+    Voxel sizes and ``shape`` are (z, y, x). Returns float32; voxels outside the volume have the
+    value ``outside``.
     """
     image = sitk.GetImageFromArray(pixels.astype(np.float32))
     image.SetSpacing([float(mm) for mm in reversed(old_mm)])
@@ -48,7 +41,7 @@ def resample(
 def resample_label(
     label: np.ndarray, old_mm: Sequence[float], new_mm: Sequence[float], shape: Sequence[int]
 ) -> np.ndarray:
-    """Resample each class as a linear 0/1 map and round it; uint8, see ``resample``."""
+    """``resample`` each class as a linear 0/1 map and round it; uint8."""
     resampled = np.zeros(shape, np.uint8)
     for value in np.unique(label[label > 0]):
         resampled[resample(label == value, old_mm, new_mm, shape, outside=0) > 0.5] = value
@@ -63,10 +56,9 @@ def rescaled(affine: np.ndarray, old_mm: Sequence[float], new_mm: Sequence[float
 def crop_or_pad(
     pixels: np.ndarray, affine: np.ndarray, size: int, outside: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut or pad slices [Z, H, W] to ``size`` rows and columns; pixel n // 2 becomes size // 2.
+    """Cut or pad slices [Z, H, W] to ``size`` rows and columns, with their affine.
 
-    Returns:
-        pixels [Z, size, size], and their affine.
+    Pixel n // 2 becomes size // 2.
     """
     starts = [n // 2 - size // 2 for n in pixels.shape[1:]]
     padding = [

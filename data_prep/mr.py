@@ -20,13 +20,9 @@ def resampled_to_protocol(
 ) -> PreparedScan:
     """Clip an MR volume's bright end, resample it, and cut or pad its slices.
 
-    Args:
-        image: [Z, H, W] as stored.
-        label: [Z, H, W] of prepared label ids.
-        affine: [4, 4] of both, voxel (x, y, z) to mm.
-        spacing: wanted voxel size in mm, (z, y, x).
-        size: wanted rows and columns.
-        clip_percentile: of the volume; what is brighter becomes as bright.
+    ``image`` and ``label`` are [Z, H, W], ``affine`` [4, 4] maps their voxels (x, y, z) to mm.
+    ``spacing`` (mm; z, y, x) and ``size`` are the target; above ``clip_percentile`` all is equally
+    bright.
     """
     image = np.minimum(image, np.percentile(image, clip_percentile)).astype(np.float32)
     darkest = float(image.min())

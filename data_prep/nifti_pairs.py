@@ -1,4 +1,4 @@
-"""Raw scans that are a NIfTI file each, with a label file beside or in another folder."""
+"""Raw scans that are one NIfTI file each, with a label file beside or in another folder."""
 
 import re
 from collections.abc import Sequence
@@ -12,18 +12,9 @@ from fsmis.errors import UserError
 def find_pairs(
     root: Path, image: re.Pattern[str], label: re.Pattern[str]
 ) -> dict[str, tuple[Path, ...]]:
-    """Image and label files anywhere below a folder, by the number in their names.
+    """Image and label files anywhere below a folder, as far as they exist, by scan id.
 
-    Args:
-        root: the folder.
-        image: pattern of whole file names of images; its first group is the number.
-        label: the same for labels.
-
-    Returns:
-        The scan's image, if it is there, and its label, if it is there, by scan id.
-
-    Raises:
-        UserError: a file is there twice.
+    The patterns match whole file names; their first group is the id. UserError for doubled files.
     """
     found: dict[str, dict[bool, Path]] = {}
     for path in sorted(root.rglob("*.nii*")):
@@ -37,15 +28,7 @@ def find_pairs(
 
 
 def complete_pair(files: Sequence[Path], label: re.Pattern[str]) -> tuple[Path, Path]:
-    """Image and label of what ``find_pairs`` found of a scan.
-
-    Args:
-        files: of the scan.
-        label: pattern of whole file names of labels.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """Image and label of what ``find_pairs`` found of a scan; UserError where one is missing."""
     if len(files) != 2:
         missing = "image" if label.fullmatch(files[0].name) else "label"
         raise UserError(f"{files[0]}: its {missing} is not there; complete the download")
@@ -54,21 +37,13 @@ def complete_pair(files: Sequence[Path], label: re.Pattern[str]) -> tuple[Path, 
 
 
 def refuse_constant(path: Path, image: np.ndarray) -> None:
-    """Refuse an image without any contrast.
-
-    Raises:
-        UserError: all its voxels are the same.
-    """
+    """Refuse (UserError) an image without any contrast."""
     if image.min() == image.max():
         raise UserError(f"{path}: every voxel is {image.min():g}; download it again")
 
 
 def refuse_unknown(path: Path, label: np.ndarray, known: Sequence[int]) -> None:
-    """Refuse label values other than 0 and the known ones, and labels that are empty.
-
-    Raises:
-        UserError: names the file and the first such value.
-    """
+    """Refuse (UserError) labels that are empty or have values other than 0 and the known ones."""
     values = set(np.unique(label).tolist()) - {0}
     if not values:
         raise UserError(f"{path}: no voxel is labelled; download it again")

@@ -1,4 +1,4 @@
-"""The YAML of a dataset of one's own, and prepared scans that have none yet."""
+"""The YAML of a dataset of one's own, and prepared scans without one."""
 
 import re
 from pathlib import Path
@@ -19,11 +19,7 @@ NO_LABEL = {"organ": 1}  # where no label can be read: what is wrong is told sca
 
 
 def dataset_of(yaml: str, root: Path, **changes: Any) -> Dataset:
-    """The dataset of ``conf/dataset/<yaml>.yaml`` in this folder.
-
-    Raises:
-        UserError: there is no such YAML; or see ``Dataset``.
-    """
+    """The dataset of ``conf/dataset/<yaml>.yaml`` in this folder; UserError without such a YAML."""
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             config = compose("config", [f"dataset={yaml}"]).dataset
@@ -36,18 +32,13 @@ def dataset_of(yaml: str, root: Path, **changes: Any) -> Dataset:
 
 
 def without_yaml(root: Path) -> Dataset:
-    """The dataset of a folder without a YAML: every label value is an organ of it.
-
-    Raises:
-        UserError: see ``Dataset``.
-    """
+    """The dataset of a folder without a YAML: every label value is one of its organs."""
     name = re.sub(r"[^A-Za-z0-9_-]", "_", root.resolve().name).strip("_-") or "mine"
     organs = {f"organ_{value}": value for value in _label_values(root)}
     return dataset_of(BASE, root, name=name, organs=organs or NO_LABEL)
 
 
 def own_yaml(dataset: Dataset, name: str) -> str:
-    """The lines that a dataset of one's own needs in ``conf/dataset``."""
     organs = ", ".join(f"{organ}: {value}" for organ, value in dataset.organs.items())
     return (
         f"defaults: [{BASE}]\n"
@@ -58,7 +49,7 @@ def own_yaml(dataset: Dataset, name: str) -> str:
 
 
 def _label_values(root: Path) -> list[int]:
-    """Whole label values above 0 that occur, ascending; what cannot be read is passed over."""
+    """Whole label values above 0 that occur, ascending; unreadable files are skipped."""
     values: set[int] = set()
     for path in sorted(root.iterdir()) if root.is_dir() else []:
         match = FILE_NAME.fullmatch(path.name)

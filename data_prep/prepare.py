@@ -24,12 +24,11 @@ from fsmis.files import counted, sha256
 
 @dataclass
 class Outcome:
-    """What became of the scans.
+    """What became of the scans, by id.
 
     Attributes:
         total: number of published scans in the raw data.
-        prepared: ids of the scans that were made now.
-        kept: ids of those that were there, from the same files with the same settings.
+        kept: those that existed, from the same files with the same settings.
         failed: reason by scan id.
         absent: published scans that the raw data lacks.
     """
@@ -46,11 +45,8 @@ class Task:
     """One scan to prepare.
 
     Attributes:
-        source: the dataset.
-        scan_id: of the scan.
         files: its raw files.
-        root: folder that their names in the manifest start from.
-        out: folder to write to.
+        root: folder from which their names in the manifest start.
         before: its entry in the manifest of an earlier call with the same settings.
     """
 
@@ -69,20 +65,11 @@ def prepare(
     workers: int,
     advance: Callable[[str, Outcome], None],
 ) -> Outcome:
-    """Prepare the published scans found in ``raw``; a scan that fails does not stop the others.
+    """Prepare the published scans found in ``raw``, a folder or zip; failures do not stop others.
 
-    Writes ``image_<id>.nii.gz``, ``label_<id>.nii.gz``, ``manifest.json`` and
-    ``contact_sheet.png`` to ``out``.
-
-    Args:
-        source: the dataset.
-        raw: its folder or zip.
-        out: folder of the prepared scans.
-        workers: processes; 1 works in this one.
-        advance: called after each scan with its id.
-
-    Raises:
-        UserError: ``raw`` holds no scan, or ``out`` is not for it.
+    Writes ``image_<id>.nii.gz``, ``label_<id>.nii.gz``, ``manifest.json`` and ``contact_sheet.png``
+    to ``out``. ``workers`` counts processes (1: this one); ``advance`` is called after each scan
+    with its id. Raises UserError where ``raw`` holds no scan or ``out`` is not for it.
     """
     if workers < 1:
         raise UserError(f"--workers={workers}: choose 1 or more")
@@ -127,10 +114,9 @@ def prepare(
 
 
 def prepare_scan(task: Task) -> dict[str, Any] | None:
-    """Prepare one scan; its manifest entry, or None where it is there from the same files already.
+    """Prepare one scan; its manifest entry, or None where it exists from the same files already.
 
-    Raises:
-        UserError: see ``Source.prepare``; or it cannot be written, then nothing of it stays.
+    Raises UserError as ``Source.prepare``, or where it cannot be written; then nothing of it stays.
     """
     # the processes share the work, so ITK's own threads would only get in each other's way
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -165,7 +151,7 @@ def prepare_scan(task: Task) -> dict[str, Any] | None:
 def _results(
     tasks: Sequence[Task], workers: int
 ) -> Iterator[tuple[str, dict[str, Any] | UserError | None]]:
-    """What ``prepare_scan`` returned or raised for each scan, as they are done."""
+    """What ``prepare_scan`` returned or raised for each scan, as they finish."""
     if workers == 1:
         for task in tasks:
             try:
@@ -193,8 +179,7 @@ def _results(
 def _manifests(source: Source, out: Path) -> tuple[dict[str, Any], Manifest]:
     """Earlier entries that may be kept, and the manifest to write.
 
-    Raises:
-        UserError: the folder belongs to another dataset.
+    Raises UserError where the folder belongs to another dataset.
     """
     manifest = Manifest.read(out)
     if manifest is None:
@@ -209,7 +194,6 @@ def _manifests(source: Source, out: Path) -> tuple[dict[str, Any], Manifest]:
 
 
 def _refuse_foreign(out: Path, scan_ids: set[str]) -> None:
-    """Refuse to mix with prepared scans that come from somewhere else."""
     for path in sorted(out.iterdir()):
         match = FILE_NAME.fullmatch(path.name)
         if match and match[2] not in scan_ids:

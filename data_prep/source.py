@@ -12,13 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class PreparedScan:
-    """One scan in the prepared form.
+    """One scan: image float32 and label uint8 (prepared ids), both [Z, H, W].
 
-    Attributes:
-        image: float32 [Z, H, W].
-        label: uint8 [Z, H, W] of prepared label ids.
-        affine: float64 [4, 4], voxel (x, y, z) to mm.
-        notes: what was decided on the way, for the manifest.
+    ``affine`` float64 [4, 4] maps voxels (x, y, z) to mm; ``notes``, for the manifest, say what was
+    decided on the way.
     """
 
     image: np.ndarray
@@ -28,13 +25,10 @@ class PreparedScan:
 
 
 class Source(ABC):
-    """One raw dataset, as ``conf/data_prep/*.yaml`` builds it.
+    """One raw dataset, built from ``conf/data_prep/*.yaml``, whose comments explain the settings.
 
-    Attributes:
-        dataset: its name in ``conf/dataset``.
-        scan_ids: the published scans with labels; empty where any may be there.
-        max_unpacked_gb: most that its files may take when unpacked from a zip.
-        settings: all numbers of the configuration; a change of them is a reason to prepare again.
+    ``scan_ids`` are the published scans with labels; empty where any may be there. A change of
+    ``settings``, all numbers of the configuration, is a reason to prepare again.
     """
 
     def __init__(
@@ -51,20 +45,12 @@ class Source(ABC):
 
     @abstractmethod
     def wanted(self, member: PurePosixPath) -> bool:
-        """Whether a file belongs to the dataset, by its path alone."""
+        """Whether a file belongs to the dataset, judged by its path only."""
 
     @abstractmethod
     def find(self, root: Path) -> dict[str, tuple[Path, ...]]:
-        """Files of every scan by its id.
-
-        Raises:
-            UserError: there are none, or a scan is there twice.
-        """
+        """Files of every scan by its id; UserError where there are none, or a scan twice."""
 
     @abstractmethod
     def prepare(self, files: Sequence[Path]) -> PreparedScan:
-        """Read and prepare one scan from the files that ``find`` listed.
-
-        Raises:
-            UserError: a file is missing, broken, or not what it should be.
-        """
+        """Prepare one scan from the files of ``find``; UserError for missing or bad ones."""

@@ -40,18 +40,6 @@ class Synapse(Source):
         label_tolerance: float,
         **common: Any,
     ) -> None:
-        """
-        Args:
-            label_ids: raw label ids, which are the prepared ones too.
-            kidney_ids: one of these has to be in every scan.
-            window: Hounsfield units that become ``CT_RANGE``.
-            air_hu: a volume whose darkest voxel is brighter is refused.
-            margin: share of rows and columns that is cut off at each side.
-            size: rows and columns after resampling.
-            geometry_mm: see ``read_pair``.
-            label_tolerance: see ``read_pair``.
-            common: see ``Source``.
-        """
         super().__init__(
             **common,
             label_ids=label_ids,
@@ -102,7 +90,6 @@ class Synapse(Source):
     def _check(
         self, image_path: Path, image: np.ndarray, label_path: Path, label: np.ndarray
     ) -> None:
-        """Refuse what is not the raw CT."""
         refuse_constant(image_path, image)
         _, high = self.settings["window"]
         if image.min() > self.settings["air_hu"] or image.max() < high:

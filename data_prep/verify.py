@@ -1,7 +1,7 @@
 """Check a prepared folder: ``python -m data_prep.verify DIR``; exit code 0 if nothing is wrong.
 
-A folder that is of no known dataset is one of its own: then the YAML that it needs in
-``conf/dataset`` is printed.
+A folder of no known dataset is one of its own: the YAML that it needs in ``conf/dataset`` is
+printed.
 """
 
 import argparse
@@ -27,12 +27,9 @@ SOURCES = {"chaos_mri": "chaos", "synapse_ct": "synapse", "cmr": "cmr"}  # in co
 
 @dataclass
 class Verified:
-    """What was seen of a folder.
+    """What was seen of a folder: findings by scan, and problems of the folder as a whole.
 
-    Attributes:
-        findings: of each scan.
-        problems: what is wrong with the folder as a whole.
-        own: the dataset, where it is of no known one and has no YAML yet.
+    ``own`` is the dataset where it is not a known one and has no YAML yet.
     """
 
     findings: dict[str, Finding]
@@ -49,16 +46,11 @@ def verify(
 
 
 def inspect(folder: Path, name: str | None = None, subset: bool = False) -> Verified:
-    """Check every scan of a prepared folder.
+    """Check every scan of a prepared folder of ``image_<id>.nii.gz`` and ``label_<id>.nii.gz``.
 
-    Args:
-        folder: of ``image_<id>.nii.gz`` and ``label_<id>.nii.gz``.
-        name: of the dataset in ``conf/dataset``; by default that of the manifest, or where there is
-            none, the one with these scan ids, or one of its own.
-        subset: published scans may be absent.
-
-    Raises:
-        UserError: the folder holds no dataset that could be checked.
+    ``name`` is the dataset in ``conf/dataset``; by default that of the manifest, or without one,
+    the one with these scan ids, or a new one. With ``subset`` published scans may be absent. Raises
+    UserError where the folder holds no dataset that could be checked.
     """
     source = _source(folder, Manifest.read(folder), name)
     if source is not None:
@@ -103,10 +95,9 @@ def _source(folder: Path, manifest: Manifest | None, name: str | None) -> Source
 
 
 def _tell(dataset: Dataset, path: Path | None) -> None:
-    """Print the YAML of a dataset of one's own, and write it where a new file is given.
+    """Print the YAML of a dataset of one's own, and write it to a new file if one is given.
 
-    Raises:
-        UserError: the file is there, or cannot be written.
+    Raises UserError where the file exists or cannot be written.
     """
     name = dataset.name if path is None else path.stem
     yaml = own_yaml(dataset, name)

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fsmis.cli import command_line
-from fsmis.reporting.paper_charts import curve, dots, groups, lines
+from fsmis.reporting.charts import curve, curves, dots, groups
 from fsmis.reporting.paper_rows import Rows
 from fsmis.reporting.paper_table import (
     Found,
@@ -53,7 +53,6 @@ def methods_by_protocol(rows: Rows) -> pd.DataFrame:
 
 
 def write_protocols(request: Request, found: Found, title: str, figure: Figure) -> None:
-    """``write`` of ``methods_by_protocol``."""
     # other support scans, other slices: a difference is the protocol's, not a method's to test
     untested = replace(found, rows=Rows(found.rows.rows, reference=None))
     write(request, untested, title, figure, methods_by_protocol(untested.rows), notes=[RANGE_NOTE])
@@ -64,7 +63,7 @@ OWN = "sam2_mini"  # SAM2's architecture, trained by this project
 
 
 def version_and_size(run: PlannedRun) -> dict[str, str]:
-    """Of a run's segmenter, from the name of its configuration."""
+    """Version and size of a run's segmenter, from the name of its configuration."""
     segmenter = run.values["segmenter"]
     version, size = segmenter.split("_", maxsplit=1)
     return {"version": "ours" if segmenter == OWN else VERSIONS[version], "size": size}
@@ -75,10 +74,8 @@ class Ablation:
     """A table and its figure.
 
     Attributes:
-        title: of the table.
-        draw: the figure.
-        headers: of the columns of what varies; without one, the last part of its key.
-        names: of a row by column; None: the values of what varies.
+        headers: of the columns of what varies; by default the last part of its key.
+        names: labels of a row by column; None: the values of what varies.
         write: the table: a row for each run, or another layout.
     """
 
@@ -104,7 +101,7 @@ ABLATIONS = {
     # a matcher that chooses well gains from more copies; ``random`` says what they bring without
     "count_and_matcher": Ablation(
         "Ablation of the copies and the matcher",
-        partial(lines, along="copies", group="matcher", label="copies of each support slice"),
+        partial(curves, along="copies", group="matcher", label="copies of each support slice"),
         {"support_set.count": "copies"},
     ),
     # ``none`` is the paper's method
@@ -126,7 +123,6 @@ ABLATIONS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the table and the figure of the ablation that is named."""
     with command_line():
         tables = {name: f"ablation_{name}" for name in ABLATIONS}
         request = requested("ablations", __doc__, arguments, tables)

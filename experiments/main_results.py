@@ -14,7 +14,7 @@ import pandas as pd
 
 from fsmis.cli import command_line
 from fsmis.reporting.beside import TO_PAPER, data_of, is_comparable
-from fsmis.reporting.paper_charts import dots
+from fsmis.reporting.charts import dots
 from fsmis.reporting.paper_rows import Rows
 from fsmis.reporting.paper_table import find, presented, requested, write
 from fsmis.reporting.planned import PlannedRun
@@ -83,7 +83,6 @@ def names(run: PlannedRun) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write ``main_results_<dataset>`` from finished runs."""
     with command_line():
         request = requested("main_results", __doc__, arguments)
         chosen = any(override.startswith("method=") for override in request.overrides)

@@ -12,9 +12,8 @@ Dice of the slices where the copy is
 - the one that each matcher chooses,
 - the best one. This **reads the query's labels**: it is no method, but the bound of any matcher.
 
-Beside it stands Spearman's correlation, over the copies of a slice, of a matcher's distance with
-Dice: -1 where the nearest copy is the best and the farthest the worst, 0 where distance says
-nothing.
+It also prints, over the copies of a slice, Spearman's correlation of a matcher's distance with
+Dice: -1 where the nearest copy is the best and the farthest the worst.
 """
 
 import argparse
@@ -116,7 +115,6 @@ def summary(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def run(cfg: DictConfig) -> pd.DataFrame:
-    """Measure all query scans of the configured folds."""
     dataset, protocol = instantiate(cfg.dataset), instantiate(cfg.protocol)
     segmenter, support_set = instantiate(cfg.segmenter), instantiate(cfg.support_set)
     matchers = {name: instantiate(cfg.matchers[name]) for name in MATCHERS}
@@ -132,7 +130,6 @@ def run(cfg: DictConfig) -> pd.DataFrame:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line; exit code 2 with one line on bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.oracle_matching",
         description="How much matching could gain; reads the labels of the queries.",

@@ -36,14 +36,10 @@ SIDE = 1.8  # of a slice in the figure, inch
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One row of the figure.
+    """One row of the figure: slice ``z`` of the ``worst``, ``median`` or ``best`` scan.
 
-    Attributes:
-        rank: ``worst``, ``median`` or ``best``.
-        scan: the query scan with its label.
-        z: the slice shown.
-        predictions: uint8 [H, W] label ids of that slice, by method.
-        dice: percent, mean over the organs of the scan, by method.
+    By method, ``predictions`` are uint8 [H, W] label ids of that slice, ``dice`` is in percent, the
+    mean over the organs of the scan.
     """
 
     rank: str
@@ -54,12 +50,10 @@ class Row:
 
 
 def prediction(run: StoredRun, cell: Cell) -> Path:
-    """Where a run keeps what it answered."""
     return run.folder.path / f"predictions/{cell.name}.nii.gz"
 
 
 def name_of(run: PlannedRun) -> str:
-    """Its method, and what else the user sweeps."""
     others = [value for key, value in run.values.items() if key != "method"]
     return ", ".join([run.method, *others])
 
@@ -74,18 +68,14 @@ def extremes(run: StoredRun, cells: Sequence[Cell]) -> dict[str, Cell]:
 
 
 def fullest_slice(scan: Scan, organs: dict[str, int]) -> int:
-    """The slice that shows most organs, of these the one with most of their pixels."""
+    """The slice with most organs, and among those with most of their pixels."""
     assert scan.label is not None
     areas = np.stack([(scan.label == value).sum(axis=(1, 2)) for value in organs.values()])
     return int(np.lexsort((areas.sum(axis=0), (areas > 0).sum(axis=0)))[-1])
 
 
 def answered_by_all(runs: Sequence[StoredRun]) -> list[Cell]:
-    """The scans that all runs have scored, with their predictions kept.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The scans that all runs have scored, with predictions kept; UserError without any."""
     scored = [ranked(run.scores).index for run in runs]
     cells = [
         cell
@@ -100,7 +90,6 @@ def answered_by_all(runs: Sequence[StoredRun]) -> list[Cell]:
 
 
 def row_of(rank: str, cell: Cell, runs: dict[str, StoredRun], dataset: Dataset) -> Row:
-    """The row of one scan; ``runs`` by method."""
     scan = dataset.load(cell.query_scan)
     z = fullest_slice(scan, dataset.organs)
     answers = {name: read_volume(prediction(run, cell))[0][z] for name, run in runs.items()}
@@ -109,7 +98,7 @@ def row_of(rank: str, cell: Cell, runs: dict[str, StoredRun], dataset: Dataset) 
 
 
 def draw(rows: list[Row], organs: dict[str, int]) -> Figure:
-    """A row for each scan: the slice, the truth, what each method answered with its Dice."""
+    """A row for each scan: the slice, the truth, each method's prediction with its Dice."""
     methods, colours = list(rows[0].predictions), organ_colours(list(organs))
     size = (SIDE * (2 + len(methods)), SIDE * len(rows) + 0.7)
     figure = Figure(figsize=size, layout="constrained")
@@ -136,7 +125,6 @@ EXPERIMENT = "main_results"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write ``qualitative_<dataset>`` from finished runs."""
     with command_line():
         request = requested("qualitative", __doc__, arguments)
         experiment = Experiment(EXPERIMENT, request.overrides)

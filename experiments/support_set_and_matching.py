@@ -69,7 +69,6 @@ def _draw(axis: Axes, image: np.ndarray, mask: np.ndarray, colour: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the figure of a configuration and print its paths."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.support_set_and_matching",
         description=__doc__,

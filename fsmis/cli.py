@@ -29,11 +29,10 @@ USER_ERROR, SOME_FAILED = 2, 1  # exit codes; an interrupted command exits with 
 
 @contextmanager
 def command_line() -> Iterator[None]:
-    """End the process with one line on stderr and exit code 2 where the user has to mend something.
+    """End the process with exit code 2 and one line on stderr for errors that the user can mend.
 
-    That is where a ``UserError`` is raised, maybe wrapped, as Hydra does where a constructor raises
-    it, or where Hydra refuses the settings. The line's text is that of the exit's cause. The
-    environment variable ``FSMIS_TRACEBACK=1`` lets errors through with their traceback.
+    These are a ``UserError``, even one that Hydra wraps because a constructor raised it, and
+    settings that Hydra refuses. ``FSMIS_TRACEBACK=1`` lets errors through with their traceback.
     """
     try:
         yield
@@ -60,8 +59,8 @@ class Interrupted(BaseException):
 def interruptible() -> Iterator[None]:
     """Raise ``Interrupted`` inside the block on SIGINT and SIGTERM; restores the handlers.
 
-    A SIGTERM that a launcher handles stays with it: submitit passes over the one that announces
-    preemption, as Slurm queues again only a job that it had to kill.
+    A SIGTERM that a launcher handles is left to it: submitit ignores the one that announces
+    preemption, since Slurm only requeues a job that it had to kill.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -80,7 +79,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _for_user(error: Exception) -> str | None:
-    """What a user can do something about, in one line; None for an error of the program."""
+    """What a user can mend, in one line; None for an error of the program."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
@@ -117,9 +116,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def explained(message: str) -> str:
-    """What Hydra says of settings that do not exist, in the words of a user of this project.
+    """Hydra's message on settings that do not exist, in the words of this project.
 
-    Hydra's own advice is to add them with +, which leads to an error further on.
+    Hydra's own advice, to add them with +, leads to a later error.
     """
     if found := NO_SETTING.search(message):
         return _no_setting(found[1])
@@ -144,7 +143,6 @@ def _no_setting(key: str) -> str:
 
 
 def _known_settings() -> list[str]:
-    """Dotted names of all settings, and of the groups that are chosen."""
     GlobalHydra.instance().clear()  # the command that failed may have left it composing
     known = [str(path.relative_to(CONF_DIR)) for path in CONF_DIR.rglob("*") if path.is_dir()]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -168,12 +166,9 @@ SKIPPED = ("hydra", "training", "data_prep", "episodic")  # groups that are not 
 
 
 def print_help_and_exit(arguments: Sequence[str], command: str, config: str) -> None:
-    """Where ``--help`` or ``-h`` is asked for, print it and end; ``--help GROUP`` tells of a group.
+    """On ``--help`` or ``-h``, print the help and end; ``--help GROUP`` is about a config group.
 
-    Args:
-        arguments: of the command line.
-        command: as the user called it.
-        config: name of the command's configuration in ``conf/``.
+    ``config`` names the command's configuration in ``conf/``.
     """
     asked = [i for i, argument in enumerate(arguments) if argument in ("--help", "-h")]
     if not asked:

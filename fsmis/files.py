@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, their checksums, names from ids, weights, signs of life."""
+"""Files: written whole or not at all, checksums, names from ids, weights, signs of life."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # most that write files draw none
 
 
 def write_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
-    """``write_atomic`` for a figure, in the format that the name ends with."""
+    """``write_atomic`` for a figure, in the format of the path's suffix."""
     image = io.BytesIO()
     figure.savefig(image, dpi=dpi, format=path.suffix[1:])
     write_atomic(path, image.getvalue())
@@ -36,15 +36,9 @@ def write_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
 def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
-    Its folder is made where it is missing.
-
-    Args:
-        path: the file.
-        content: all of it.
-        durable: waits until it is on the disk; without, a power failure may leave a part.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full; the old file stays.
+    A missing folder is made. Without ``durable``, which waits for the disk, a power failure may
+    leave a part. Raises UserError where the folder cannot be written or the disk is full; the old
+    file stays.
     """
     temporary = None
     try:
@@ -72,8 +66,7 @@ def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
 def sha256(path: Path) -> str:
     """SHA-256 (hex) of a file, read again only when its size or time of change differs.
 
-    Raises:
-        UserError: it cannot be read.
+    Raises UserError where it cannot be read.
     """
     try:
         stat = path.stat()
@@ -100,17 +93,9 @@ def counted(name: str) -> list[tuple[int, str]]:
 
 
 def require_name(key: str, name: Any) -> str:
-    """Refuse a name that leads elsewhere as part of a path, or that a file system does not take.
+    """Return a name that is safe as part of a path; ``key`` is its setting, for the message.
 
-    Args:
-        key: setting or field that has it, for the message.
-        name: as given.
-
-    Returns:
-        The name.
-
-    Raises:
-        UserError: it is no text of letters, digits, spaces and a few signs, or too long.
+    Raises UserError unless it is text of letters, digits, spaces and a few signs, and not too long.
     """
     if not isinstance(name, str) or len(name) > LONGEST or NAME.fullmatch(name) is None:
         raise UserError(
@@ -121,12 +106,10 @@ def require_name(key: str, name: Any) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What a ``.safetensors`` file, or one that ``torch.save`` wrote, holds; on the CPU.
+    """Contents, on the CPU, of a ``.safetensors`` file or one that ``torch.save`` wrote.
 
-    Nothing but tensors and plain containers is unpickled (``weights_only=True``).
-
-    Raises:
-        UserError: the file is a Git LFS pointer, a web page, torn, or holds something else.
+    Nothing but tensors and plain containers is unpickled (``weights_only=True``). Raises UserError
+    for a Git LFS pointer, a web page, a truncated file, or other contents.
     """
     try:
         if path.suffix == ".safetensors":
@@ -140,10 +123,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The weights of a network by name; those under ``model`` where Meta's files keep them.
+    """The weights of a network by name, taken from ``model`` where Meta's files keep them.
 
-    Raises:
-        UserError: as ``read_tensors``, or there is something else than tensors.
+    Raises UserError as ``read_tensors``, or where there is anything but tensors.
     """
     loaded = read_tensors(path)
     state = loaded.get("model", loaded)
@@ -179,7 +161,6 @@ SILENT_S = 120.0  # without a touch: far more than a beat, for clocks and file s
 
 
 def author() -> dict[str, Any]:
-    """``pid`` and ``host`` of this process."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
@@ -203,12 +184,7 @@ def beating(path: Path) -> Iterator[None]:
 
 
 def lost(path: Path, by: dict[str, Any]) -> str | None:
-    """Why the process that should be touching a file counts as lost; None where it lives.
-
-    Args:
-        path: the file.
-        by: ``author`` of the process.
-    """
+    """Why the process ``by`` that should touch a file counts as lost; None where it lives."""
     if by.get("host") == socket.gethostname() and not _exists(by.get("pid")):
         return f"process {by.get('pid')} is gone"
     with suppress(FileNotFoundError):  # it has just ended

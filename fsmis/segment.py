@@ -1,174 +1,187 @@
-"""Label a whole new volume from one labelled slice.
+"""Label whole new volumes from a labelled slice, or a few.
 
     python -m fsmis segment --support-image s.nii.gz --support-mask m.nii.gz \
         --query q.nii.gz --output out.nii.gz [method=registration] [support_set.count=8]
 
-Support and query may differ in orientation, voxel size, field of view and number of slices. The
+Supports and query may differ in orientation, voxel size, field of view and number of slices. The
 output lies on the query's own voxels and has the label values of the mask. Where labels overlap,
-the one with the smaller area in the labelled slice stands.
+the one with the smaller area in the labelled slice stands. The work is that of ``fsmis.api``.
 """
 
 import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from scipy.ndimage import label
+from omegaconf import OmegaConf
+from rich.progress import Progress
 
-from fsmis.cli import CONF_DIR, command_line, console, errors
-from fsmis.data.dataset import Scan, require_percentiles
-from fsmis.data.geometry import AxialVolume, CommonGrid
-from fsmis.data.intensities import Intensities, is_ct, notes_on, window_of
-from fsmis.data.labelled_slice import LabelledSlice, read_axial, read_labelled_slice
-from fsmis.data.nifti import write_volume
-from fsmis.data.protocol import Episode, OrganTask
+from fsmis.api import Prepared, Segmentation, VolumeSegmenter
+from fsmis.cli import SOME_FAILED, command_line, console, errors
+from fsmis.data.dicom import series_files
+from fsmis.data.volume import DICOM_SEG, NIFTI
 from fsmis.errors import UserError
-from fsmis.methods.base import Method
+from fsmis.reporting.display import segmenting, time_left
 from fsmis.reporting.figures import draw_preview
-from fsmis.settings import SegmentSettings, converted, require_at_least, require_replacing
+from fsmis.reporting.labelled_folder import SUMMARY, LabelledFolder, made_from, queries_in
+from fsmis.source import source_hash
 
-TILT_DEG = 0.5  # axes that are off a right angle by less are taken for straight
-
-
-def pair(
-    support: LabelledSlice, query: AxialVolume, grid: CommonGrid, intensities: Intensities
-) -> Episode:
-    """The episode of all labels of one slice and all slices of the query, on their common grid.
-
-    The organs are the label values as text, from the largest area to the smallest.
-
-    Raises:
-        UserError: a label is too small to be seen on the grid.
-    """
-
-    def scan(name: str, pixels: np.ndarray, volume: AxialVolume) -> Scan:
-        spacing = volume.spacing[0], grid.pixel_mm, grid.pixel_mm
-        return Scan(name, pixels, None, spacing, np.diag([*spacing[::-1], 1.0]))
-
-    of_volume, pixel_mm = support.volume, support.volume.spacing
-    one_slice = intensities.scale(of_volume.pixels)[support.position][np.newaxis]
-    all_slices = grid.to_common_grid(intensities.scale(query.pixels), query.spacing)
-    positions = np.arange(len(all_slices))
-    tasks = {}
-    for value in support.values:
-        mask = grid.to_common_grid(support.labels == value, pixel_mm) >= 0.5
-        if not mask.any():
-            raise UserError(
-                f"label {value} covers less than a pixel of {grid.pixel_mm:.2f} mm; "
-                "leave it out or raise size"
-            )
-        tasks[str(value)] = OrganTask(
-            str(value), np.array([0]), mask[np.newaxis], positions, np.zeros_like(positions)
-        )
-    support_scan = scan("support", grid.to_common_grid(one_slice, pixel_mm), of_volume)
-    query_scan = scan("query", all_slices, query)
-    return Episode("segment", 0, support_scan, query_scan, tasks, whole_volume=True)
-
-
-def label_query(
-    method: Method, episode: Episode, query: AxialVolume, grid: CommonGrid
-) -> np.ndarray:
-    """Label values on the voxels of ``query``: uint8 [Z, H, W], or uint16 if one exceeds 255."""
-    masks = method.segment(episode)
-    values = [int(organ) for organ in episode.organs]
-    labels = np.zeros(query.pixels.shape, np.uint8 if max(values) < 256 else np.uint16)
-    for organ in episode.organs:  # largest first, so that the smaller one stands
-        labels[grid.back_to_query(masks[organ], query)] = int(organ)
-    return labels
+FIGURES = (".png", ".pdf", ".svg")
+OF_OUTPUT = ("dicom_seg", "figure_slices", "doubt_below", "unlike")  # settings that move no label
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line; exit code 2 with one line on bad input."""
+    """Command line; exit code 2 with one line on bad input, 1 where some queries of a folder
+    failed."""
     options = _parser().parse_intermixed_args(arguments)
     with command_line():
-        inputs = options.support_image, options.support_mask, options.query
-        _require_target("--output", options.output, (".nii", ".nii.gz"), inputs)
-        if options.figure:
-            _require_target("--figure", options.figure, (".png", ".pdf", ".svg"), inputs)
-        cfg = _compose(options.overrides)
-        support = read_labelled_slice(
-            options.support_image, options.support_mask, options.support_slice
+        images, masks, query = options.support_image, options.support_mask, options.query
+        is_folder = query.is_dir() and not series_files(query)
+        if is_folder:
+            _require_folder("--output", options.output, query)
+            if options.figure:
+                _require_folder("--figure", options.figure, query)
+        else:
+            inputs = [*images, *masks, query]
+            _require_target("--output", options.output, (*NIFTI, DICOM_SEG), inputs)
+            if options.figure:
+                _require_target("--figure", options.figure, FIGURES, inputs)
+        slices = options.support_slice or None
+        if slices is not None and len(images) == 1 and len(slices) == 1:
+            slices = slices[0]
+        segmenter = VolumeSegmenter(images, masks, support_slice=slices, settings=options.overrides)
+        if is_folder:
+            _label_folder(segmenter, [*images, *masks], options)
+        else:
+            _label_one(segmenter, query, options.output, options.figure)
+
+
+def _label_one(segmenter: VolumeSegmenter, query: Path, output: Path, figure: Path | None) -> None:
+    prepared = segmenter.prepare(query)
+    prepared.query.require_output(output)
+    n_slices, height, width = prepared.query.axial.pixels.shape
+    _say_supports(segmenter)
+    console.print(
+        f"query: {n_slices} axial slices of {height} x {width} pixels in {query}\n"
+        f"intensities: {prepared.intensities}\n"
+        f"segmenting at {prepared.grid.pixel_mm:.2f} mm a pixel with "
+        f"{segmenter.settings.method._target_}"
+    )
+    _say_notes(prepared.notes)
+    with time_left() as bar:
+        answer = _answer(segmenter, prepared, bar, f"segmenting {n_slices} slices")
+    _say_notes(answer.notes[len(prepared.notes) :])
+    prepared.query.write(output, answer.labels)
+    for found in answer.found:
+        console.print(str(found))
+    console.print(output)
+    if figure:
+        _draw(figure, prepared, answer, segmenter)
+        console.print(figure)
+
+
+def _label_folder(
+    segmenter: VolumeSegmenter, supports: Sequence[Path], options: argparse.Namespace
+) -> None:
+    """Label the queries of a folder that are not finished, one output each, and sum them up."""
+    queries = queries_in(options.query)
+    for folder in filter(None, (options.output, options.figure)):
+        folder.mkdir(exist_ok=True)
+    outputs = LabelledFolder.open(options.output)
+    identity = _identity(segmenter, supports)
+    ending = {name: _ending(path, segmenter) for name, path in queries.items()}
+    made = {name: made_from(identity, [path]) for name, path in queries.items()}
+    state = {name: outputs.state(name, name + ending[name], made[name]) for name in queries}
+    pending = [name for name in queries if state[name] != "finished"]
+    _say_supports(segmenter)
+    console.print(f"queries: {len(queries)} in {options.query}, {len(pending)} to label")
+    if outdated := [name for name in pending if state[name] == "outdated"]:
+        errors.print(
+            f"note: {', '.join(outdated)} are labelled anew: they were made from other supports, "
+            "settings, code or files"
         )
-        query = read_axial(options.query)
-        grid = CommonGrid.around([support.volume, query], cfg.size)
-        window, chosen = cfg.window, ""
-        if window is None and cfg.auto_window and is_ct(support.volume) and is_ct(query):
-            window, chosen = window_of(support), ", chosen from the labels and their surroundings"
-        episode = pair(support, query, grid, Intensities(window, cfg.percentiles))
-        n_slices, height, width = query.pixels.shape
-        console.print(
-            f"support: slice {support.stored_position} of {options.support_image}, "
-            f"labels {', '.join(map(str, sorted(support.values)))}\n"
-            f"query: {n_slices} axial slices of {height} x {width} pixels in {options.query}\n"
-            f"intensities: {_in_words(window)}{chosen}\n"
-            f"segmenting at {grid.pixel_mm:.2f} mm a pixel with {cfg.method._target_}"
-        )
-        of_files = (options.support_image, support.volume), (options.query, query)
-        for path, volume in of_files:
-            for note in [*notes_on(str(path), volume.pixels), *_on_tilt(path, volume)]:
-                errors.print(f"note: {note}")
-        if support.elsewhere:
-            errors.print(
-                f"note: labels {', '.join(map(str, support.elsewhere))} are in other slices of the "
-                "mask alone and are not looked for"
-            )
-        if scattered := _of_several_parts(episode) if cfg.method.get("largest_component") else []:
-            errors.print(
-                f"note: labels {', '.join(scattered)} have several parts in the support; of the "
-                "answer the largest is kept, method.largest_component=false keeps all"
-            )
-        with console.status(f"segmenting {n_slices} slices"):
-            method = instantiate(cfg.method)
+    failed = []
+    with time_left() as bar:
+        total = bar.add_task("queries", total=len(queries), completed=len(queries) - len(pending))
+        for name in pending:
+            output = options.output / f"{name}{ending[name]}"
             try:
-                labels = label_query(method, episode, query, grid)
-            except (RuntimeError, MemoryError) as error:  # such as a GPU out of memory
-                raise UserError(
-                    f"{options.query}: segmenting failed ({error}); try device=cpu, a smaller "
-                    "segmenter or another method"
-                ) from error
-        write_volume(options.output, query.turn_back(labels), query.stored_affine, options.query)
-        millilitres = abs(np.linalg.det(query.affine[:3, :3])) / 1000
-        for value in sorted(support.values):
-            voxels = np.count_nonzero(labels == value)
-            held = np.flatnonzero((labels == value).any(axis=(1, 2)))
-            where = f"slices {held[0]} to {held[-1]}, from the feet" if len(held) else "not found"
-            console.print(f"label {value}: {voxels} voxels, {voxels * millilitres:.1f} ml, {where}")
-        console.print(options.output)
-        if options.figure:
-            draw_preview(options.figure, episode, labels, query, grid, cfg.figure_slices)
-            console.print(options.figure)
+                prepared = segmenter.prepare(queries[name])
+                prepared.query.require_output(output)
+                answer = _answer(segmenter, prepared, bar, name)
+                if options.figure:
+                    _draw(options.figure / f"{name}.png", prepared, answer, segmenter)
+                prepared.query.write(output, answer.labels)
+            except UserError as error:
+                failed.append(name)
+                outputs.add_failed(name, made[name], str(error))
+                errors.print(f"{name} failed: {error}")
+            else:
+                outputs.add(name, output.name, made[name], answer.found, answer.notes)
+                console.print(f"{name}: {'; '.join(map(str, answer.found))}")
+                _say_notes(answer.notes)
+            bar.advance(total)
+    console.print(options.output / SUMMARY)
+    if failed:
+        errors.print(f"{len(failed)} of {len(queries)} queries failed: {', '.join(failed)}")
+        raise SystemExit(SOME_FAILED)
 
 
-def _in_words(window: Sequence[float] | None) -> str:
-    return "all" if window is None else f"window=[{window[0]:g},{window[1]:g}]"
+def _answer(
+    segmenter: VolumeSegmenter, prepared: Prepared, bar: Progress, text: str
+) -> Segmentation:
+    with segmenting(bar, text, segmenter.method, segmenter.settings.method, prepared.episode):
+        return segmenter.answer(prepared)
 
 
-def _on_tilt(path: Path, volume: AxialVolume) -> list[str]:
-    if volume.tilt_deg < TILT_DEG:
-        return []
-    return [
-        f"{path}: its axes are {volume.tilt_deg:.1f} degrees off a right angle (a tilted gantry); "
-        "its slices are used as they are, and labels lie on the same voxels"
-    ]
+def _draw(path: Path, prepared: Prepared, answer: Segmentation, segmenter: VolumeSegmenter) -> None:
+    draw_preview(
+        path,
+        prepared.episode,
+        answer.labels,
+        prepared.query.axial,
+        prepared.grid,
+        segmenter.settings.figure_slices,
+    )
 
 
-def _of_several_parts(episode: Episode) -> list[str]:
-    """Labels whose support mask is not connected, as of lesions or both lungs."""
-    connected = np.ones((3, 3))  # diagonally too
-    parts = {organ: label(t.support_masks[0], connected)[1] for organ, t in episode.organs.items()}
-    return sorted(organ for organ, count in parts.items() if count > 1)
+def _identity(segmenter: VolumeSegmenter, supports: Sequence[Path]) -> str:
+    """What an output depends on beside its query, in hex digits."""
+    settings: Any = OmegaConf.to_container(segmenter.settings)
+    moving = {key: value for key, value in settings.items() if key not in OF_OUTPUT}
+    slices = [[some.stored_position for some in of] for of in segmenter.slices]
+    code = source_hash(VolumeSegmenter, segmenter.settings.method._target_)
+    return made_from(f"{moving} {slices} {code}", supports)
+
+
+def _ending(query: Path, segmenter: VolumeSegmenter) -> str:
+    return DICOM_SEG if query.is_dir() and segmenter.settings.dicom_seg else NIFTI[-1]
+
+
+def _say_supports(segmenter: VolumeSegmenter) -> None:
+    for volume, slices in zip(segmenter.supports, segmenter.slices, strict=True):
+        positions = ", ".join(str(some.stored_position) for some in slices)
+        labels = ", ".join(map(str, sorted({value for some in slices for value in some.values})))
+        plural = "s" if len(slices) > 1 else ""
+        console.print(f"support: slice{plural} {positions} of {volume.name}, labels {labels}")
+
+
+def _say_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        errors.print(f"note: {note}")
+
+
+def _slices(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fsmis segment",
-        description="Label a whole new volume from one labelled slice. The output lies on the "
-        "query's own voxels and has the label values of the mask; where labels overlap, the one "
-        "with the smaller area in the labelled slice stands. Slices are axial, whatever the "
+        description="Label whole new volumes from a labelled slice, or a few. The output lies on "
+        "the query's own voxels and has the label values of the mask; where labels overlap, the "
+        "one with the smaller area in the labelled slice stands. Slices are axial, whatever the "
         "orientation in which a file is stored.",
         epilog="Not for clinical use: look at every result.",
     )
@@ -176,42 +189,53 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--support-image",
         type=Path,
+        action="append",
         required=True,
-        metavar="FILE",
-        help=f"labelled scan ({nifti}): a volume or one slice",
+        metavar="PATH",
+        help=f"labelled scan ({nifti}, or a folder with one DICOM series): a volume or one slice; "
+        "repeated for several",
     )
     parser.add_argument(
         "--support-mask",
         type=Path,
+        action="append",
         required=True,
         metavar="FILE",
-        help="its labels, whole numbers, 0 for background: a volume of the same shape, of which "
-        "one slice is used, or that slice alone",
+        help=f"its labels ({nifti}), whole numbers, 0 for background: a volume of the same shape, "
+        "of which one slice is used, or that slice alone; one for each image, in their order",
     )
     parser.add_argument(
         "--support-slice",
-        type=int,
-        metavar="K",
-        help="slice that is used, from 0 along the axial axis of the support image as the file "
-        "stores it (default: the one with the largest labelled area; for a mask of one slice, "
-        "the one on which its affine places it)",
+        type=_slices,
+        action="append",
+        metavar="K[,K...]",
+        help="slices that are used, from 0 along the axial axis of the support image as the file "
+        "stores it (default: the one with the largest labelled area, or support_slices=N of each "
+        "label; for a mask of one slice, the one on which its affine places it); one for each "
+        "image, in their order",
     )
     parser.add_argument(
         "--query",
         type=Path,
         required=True,
-        metavar="FILE",
-        help=f"volume to label ({nifti}), of the same modality",
+        metavar="PATH",
+        help=f"volume to label ({nifti}, or a folder with one DICOM series), of the same modality; "
+        "or a folder of such files or folders",
     )
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
-        metavar="FILE",
-        help=f"label map to write ({nifti}); replaced if it exists",
+        metavar="PATH",
+        help=f"label map to write ({nifti}, or .dcm for a DICOM-SEG of a DICOM query); replaced if "
+        "it exists. Of a folder of queries: a folder, made if need be, for a label map each and "
+        "summary.csv; what is finished there stays",
     )
     parser.add_argument(
-        "--figure", type=Path, metavar="FILE", help="preview to draw (.png, .pdf or .svg)"
+        "--figure",
+        type=Path,
+        metavar="PATH",
+        help="preview to draw (.png, .pdf or .svg); of a folder of queries: a folder",
     )
     parser.add_argument(
         "overrides",
@@ -223,19 +247,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _compose(overrides: list[str]) -> DictConfig:
-    """The settings of ``conf/segment.yaml`` with the user's."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = converted(compose("segment", overrides=overrides), SegmentSettings)
-        require_replacing(overrides, cfg)
-    OmegaConf.resolve(cfg)
-    require_at_least(1, size=cfg.size, figure_slices=cfg.figure_slices)
-    require_percentiles(cfg.percentiles)
-    if cfg.window is not None and (len(cfg.window) != 2 or not cfg.window[0] < cfg.window[1]):
-        raise UserError(f"window={cfg.window}: give the lowest and the highest intensity kept")
-    return cfg
-
-
 def _require_target(
     option: str, path: Path, endings: tuple[str, ...], inputs: Sequence[Path]
 ) -> None:
@@ -245,10 +256,25 @@ def _require_target(
     if not path.parent.is_dir() or path.is_dir():
         problem = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
         raise UserError(f"{option} {path}: {problem}; choose another name")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {path}: the folder is not writable; choose another one")
+    _require_writable(option, path.parent)
     if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
         raise UserError(f"{option} {path}: this is an input; choose another name")
+
+
+def _require_folder(option: str, path: Path, query: Path) -> None:
+    """Refuse, before any work, a folder that cannot be written or is that of the queries."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{option} {path}: is a file; {query} is a folder, so choose a folder")
+    if not path.exists() and not path.parent.is_dir():
+        raise UserError(f"{option} {path}: lies in a folder that does not exist; choose another")
+    _require_writable(option, path if path.exists() else path.parent)
+    if path.exists() and path.samefile(query):
+        raise UserError(f"{option} {path}: the queries are there; choose another folder")
+
+
+def _require_writable(option: str, folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {folder}: the folder is not writable; choose another one")
 
 
 if __name__ == "__main__":

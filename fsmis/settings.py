@@ -15,7 +15,7 @@ from fsmis.errors import UserError
 
 @dataclass
 class WandbSettings:
-    """Of tracking, in ``conf/config.yaml``."""
+    """Tracking, in ``conf/config.yaml``."""
 
     mode: str
     project: str
@@ -25,7 +25,7 @@ class WandbSettings:
 
 @dataclass
 class RunSettings:
-    """Of ``conf/config.yaml``."""
+    """Settings in ``conf/config.yaml``."""
 
     organs: list[str] | None
     predictions: str | None
@@ -46,7 +46,7 @@ class RunSettings:
 
 @dataclass
 class SegmentSettings:
-    """Of ``conf/segment.yaml``."""
+    """Settings in ``conf/segment.yaml``."""
 
     seed: int
     device: str
@@ -54,15 +54,15 @@ class SegmentSettings:
     window: list[float] | None
     auto_window: bool
     percentiles: list[float]
+    support_slices: int | None
+    doubt_below: float
+    unlike: float
+    dicom_seg: bool
     figure_slices: int
 
 
 def converted(cfg: DictConfig, types: type[RunSettings] | type[SegmentSettings]) -> DictConfig:
-    """The configuration with the settings of ``types`` brought to their types.
-
-    Raises:
-        UserError: a value is of another type, such as ``force=flase``.
-    """
+    """The configuration converted to ``types``; UserError for a value such as ``force=flase``."""
     typed = OmegaConf.structured(types)
     for name in [field.name for field in fields(types)]:
         try:
@@ -84,11 +84,7 @@ def named(cfg: DictConfig, choices: Mapping[str, str]) -> str:
 
 
 def require_at_least(lowest: int, **values: int) -> None:
-    """Refuse numbers below the lowest that makes sense.
-
-    Raises:
-        UserError: one is.
-    """
+    """Refuse (UserError) numbers below the lowest that makes sense."""
     for name, value in values.items():
         if value < lowest:
             raise UserError(f"{name}={value}: choose {lowest} or more")
@@ -100,15 +96,9 @@ TARGET = "_target_"
 def require_replacing(overrides: Sequence[str], cfg: DictConfig) -> None:
     """Refuse ``dataset.organs={liver:1}``: Hydra merges it, and the other organs stay.
 
-    Settings of a class, as in ``method.volume_pass={reach:0}``, may be given in part. A mapping
-    that is an argument of one has names or label ids for keys, and is given as a whole.
-
-    Args:
-        overrides: as on the command line.
-        cfg: what they have led to.
-
-    Raises:
-        UserError: one of them leaves keys of such a mapping that it does not name.
+    The settings of a class, as in ``method.volume_pass={reach:0}``, may be given in part. A mapping
+    that is an argument of a class, with names or label ids as keys, has to be given as a whole:
+    UserError where an override leaves keys that it does not name. ``cfg`` is composed already.
     """
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, value = override.key_or_group, override.value()
@@ -145,16 +135,11 @@ def _is_class(node: Any) -> bool:
 
 
 def with_selected_organs(cfg: DictConfig) -> DictConfig:
-    """The configuration with a dataset of the selected organs alone.
+    """The configuration with the dataset reduced to the selected ``organs`` (null: all).
 
-    A run of a selection is thus one of a dataset that has no other organs; the labels of the others
-    stay valid, and are not scored. The same once more changes nothing.
-
-    Args:
-        cfg: with ``organs``, names or null for all, and ``dataset``, whose ``organs`` has them all.
-
-    Raises:
-        UserError: one is no organ of the dataset, is named twice, or there is none.
+    A run of a selection is thus one of a dataset without the other organs; their labels stay valid
+    but are not scored. Applying it twice changes nothing. Raises UserError for an organ that the
+    dataset lacks or that is named twice, or an empty selection.
     """
     selected = cfg.get("organs")
     if selected is None:

@@ -1,8 +1,8 @@
 """What code computes: a hash of a class or function with all the code that it uses.
 
-Only code of this project, and of folders of the user's own, is read; of installed packages the
-names that are used count. Comments, blank lines, docstrings and import statements do not count,
-nor does the module in which a definition stands, so that code can move.
+The code of this project and of the user's own folders is read; of installed packages only the names
+that are used count. Comments, blank lines, docstrings, import statements and the module in which a
+definition stands do not count, so that code can move.
 """
 
 import ast
@@ -42,7 +42,7 @@ class _Module:
     )
 
     def imported(self, name: str, attribute: str | None) -> list[tuple[str, str]]:
-        """Places that may stand for a name, of which an attribute may be all that is used."""
+        """Places that a name may stand for; ``attribute`` may be all of it that is used."""
         origins = self.imports.get(name, [])
         if not origins and name not in self.statements:
             origins = [(module, name) for module, _ in self.imports.get(EVERYTHING, [])]
@@ -50,15 +50,10 @@ class _Module:
 
 
 def source_hash(*targets: object) -> str:
-    """Twelve hexadecimal digits for the code of classes and functions and all that it uses.
+    """Twelve hexadecimal digits for classes and functions (or their dotted names) and all they use.
 
-    Files are read once in a process, as Python does: what is edited meanwhile is not what runs.
-
-    Args:
-        targets: classes, functions, or their dotted names.
-
-    Raises:
-        UserError: a file of own code is not Python.
+    Files are read once in a process, as Python does: later edits are not what runs. Raises
+    UserError where a file of own code is not Python.
     """
     found: set[str] = set()
     seen: set[tuple[str, str]] = set()
@@ -136,7 +131,6 @@ def _file(module: str) -> Path | None:
 
 @cache
 def _parse(module: str) -> _Module | None:
-    """A module of own code; None for another."""
     path = _file(module)
     if path is None:
         return None
@@ -174,7 +168,6 @@ def _imported(
 
 
 def _defined(statement: ast.stmt) -> list[str]:
-    """Names that a statement of a module defines; none of one that only does something."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [statement.name]
     targets: Iterable[ast.AST] = []
@@ -195,7 +188,6 @@ def _uses(statement: ast.stmt) -> Iterator[tuple[str, str | None]]:
 
 
 def _is_silent(item: Any) -> bool:
-    """Whether a statement is an import, a docstring or another bare text."""
     if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant):
         return isinstance(item.value.value, str)
     return isinstance(item, ast.Import | ast.ImportFrom)
@@ -220,7 +212,6 @@ def _plain(item: Any) -> Any:
 
 
 def package_version(name: str) -> str | None:
-    """Version of an installed package; None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

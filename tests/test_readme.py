@@ -1,8 +1,10 @@
 """The README's example of a new method runs as it stands there."""
 
 import re
+import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -55,3 +57,15 @@ def test_files_and_folders_that_the_readme_names_exist():
             assert (root / name).exists(), name
     for name in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (root / name).exists(), name
+
+
+def test_the_five_lines_of_the_readme_run(tmp_path, phantom_root, monkeypatch):
+    match = re.search(r"```python\n(from fsmis import VolumeSegmenter\n.*?)```", README, re.DOTALL)
+    assert match
+    for name, scan in (("s", "image_1"), ("m", "label_1"), ("q1", "image_2"), ("q2", "image_3")):
+        shutil.copy(phantom_root / f"{scan}.nii.gz", tmp_path / f"{name}.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    exec(match[1].replace("device=cpu", "method=copy_mask"), {})
+    for name in ("q1", "q2"):
+        query, labels = (nib.load(f"{start}{name}.nii.gz") for start in ("", "labels_"))
+        assert labels.shape == query.shape and np.asanyarray(labels.dataobj).any()

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -75,6 +76,10 @@ class Dataset:
 
     Construction lists the folder and checks that it is complete; voxels are read by ``load``.
 
+        from fsmis import Dataset
+        dataset = Dataset("mine", "data/mine", organs={"liver": 1, "spleen": 4})
+        scan = dataset.load("8")  # image float32 [Z, H, W] in [0, 1], label uint8 [Z, H, W]
+
     Attributes:
         name: name of the dataset in tables, e.g. ``chaos_mri``.
         root: folder of the prepared files.
@@ -89,12 +94,12 @@ class Dataset:
         name: str,
         root: str | Path,
         organs: Mapping[str, int],
-        unscored_labels: Sequence[int],
-        label_values: Mapping[int, int],
-        label_tolerance: float,
-        percentiles: Sequence[float],
-        fold_starts: Sequence[int] | int | None,
-        source: str,
+        unscored_labels: Sequence[int] = (),
+        label_values: Mapping[int, int] = MappingProxyType({}),
+        label_tolerance: float = 0.01,
+        percentiles: Sequence[float] = (0.5, 99.5),
+        fold_starts: Sequence[int] | int | None = None,
+        source: str = "",
         expected: Expectation | None = None,
     ) -> None:
         """List the folder.

@@ -1,4 +1,4 @@
-"""What the prepared scans of a dataset have in common, as ``conf/dataset/*.yaml`` says it."""
+"""What the prepared scans of a dataset have in common, as stated in ``conf/dataset/*.yaml``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ MM3_PER_ML = 1000
 
 @dataclass(frozen=True)
 class Expectation:
-    """What is null is not expected.
+    """What is null is not checked.
 
     Attributes:
         spacing: mm (z, y, x).
-        window: Hounsfield units that the preparation makes ``CT_RANGE``.
+        window: Hounsfield units that the preparation maps to ``CT_RANGE``.
         organ_ml: lowest and highest plausible volume of each organ.
         flip_margin: how many times better a label may fit its image when flipped along an axis.
     """
@@ -34,13 +34,12 @@ class Expectation:
         spacing: Sequence[float],
         organ_ml: Mapping[str, float],
     ) -> list[str]:
-        """Why a scan is not what was expected: each with what to do.
+        """How a scan differs from what is expected, each with what to do.
 
         Args:
-            image: [Z, H, W] as stored.
-            label: [Z, H, W] of label ids.
+            image: [Z, H, W] as stored; ``label`` likewise, of label ids.
             spacing: mm (z, y, x).
-            organ_ml: volume of each scored organ that is there (``organ_volumes``).
+            organ_ml: volume of each scored organ that is present (``organ_volumes``).
         """
         return [
             f"{problem}, or accept it with dataset.expected.{key}=null"
@@ -99,29 +98,22 @@ class Expectation:
 def organ_volumes(
     label: np.ndarray, spacing: Sequence[float], organs: Mapping[str, int]
 ) -> dict[str, float]:
-    """Volume in ml of each organ that a label map [Z, H, W] holds; ``organs`` are label ids."""
+    """Volume in ml of each organ (name -> label id) that a label map [Z, H, W] holds."""
     voxel_ml = float(np.prod(spacing)) / MM3_PER_ML
     counts = {organ: int((label == value).sum()) for organ, value in organs.items()}
     return {organ: count * voxel_ml for organ, count in counts.items() if count}
 
 
 def in_plane_gradient(image: np.ndarray) -> np.ndarray:
-    """Steepness of slices [Z, H, W], H and W at least 2; float32, the same shape."""
+    """Gradient magnitude of slices [Z, H, W], H and W at least 2; float32, the same shape."""
     return np.hypot(*np.gradient(image.astype(np.float32), axis=(1, 2)))
 
 
 def outline_contrast(gradient: np.ndarray, label: np.ndarray) -> float:
-    """How much steeper an image is along the outlines of a label map than elsewhere.
+    """Mean of a gradient along the outlines of a label map over its mean; 0 without outlines.
 
     About 1 for a label map that has nothing to do with the image. On the 20 scans of CHAOS-MRI 2.8
-    to 7.2; at least 1.4 times that of the same label map flipped along any axis.
-
-    Args:
-        gradient: ``in_plane_gradient`` of the image.
-        label: [Z, H, W] of label ids.
-
-    Returns:
-        Mean gradient along outlines over the mean gradient; 0 where there is none.
+    to 7.2, and at least 1.4 times that of the same label map flipped along any axis.
     """
     outline = np.zeros(label.shape, bool)
     outline[:, 1:] |= label[:, 1:] != label[:, :-1]

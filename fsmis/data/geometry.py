@@ -24,13 +24,13 @@ AXES = axcodes2ornt("LAS")
 class AxialVolume:
     """A volume turned so that its slices are axial, without resampling.
 
-    Oblique volumes are turned by quarter turns and flips alone, to the nearest axes.
+    Oblique volumes are turned to the nearest axes, only by quarter turns and flips.
 
     Attributes:
         pixels: [Z, H, W]; row 0 is posterior, column 0 to the patient's right, slice 0 at the feet.
         affine: float64 [4, 4] of ``pixels``, voxel (x, y, z) to mm.
-        stored: orientation of the file, as ``nibabel.orientations`` describes it.
-        stored_affine: the file's own affine, float64 [4, 4].
+        stored: orientation of the file, as in ``nibabel.orientations``.
+        stored_affine: the file's own affine.
     """
 
     pixels: np.ndarray
@@ -40,11 +40,7 @@ class AxialVolume:
 
     @classmethod
     def turn(cls, pixels: np.ndarray, affine: np.ndarray) -> "AxialVolume":
-        """Turn a volume as ``fsmis.data.nifti.read_volume`` returns it.
-
-        Raises:
-            UserError: two axes of the affine point the same way.
-        """
+        """Turn a volume from ``read_volume``; UserError if two axes point the same way."""
         stored = io_orientation(affine)
         if np.isnan(stored).any():
             raise UserError("the affine's axes are not independent; repair the header")
@@ -53,18 +49,17 @@ class AxialVolume:
         return cls(turned, affine @ inv_ornt_aff(turn, pixels.T.shape), stored, affine)
 
     def turn_back(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels [Z, H, W] of this volume's grid in the axis order in which it was stored."""
+        """Pixels [Z, H, W] of this volume's grid in the stored axis order."""
         return apply_orientation(pixels.T, ornt_transform(AXES, self.stored)).T
 
     def axial_slice(self, index: int) -> int:
-        """Slice of ``pixels`` that has this index along the stored file's axial axis, or back."""
+        """Slice of ``pixels`` for an index along the stored file's axial axis, or the reverse."""
         axial = np.flatnonzero(self.stored[:, 0] == 2)[0]
         return index if self.stored[axial, 1] > 0 else len(self.pixels) - 1 - index
 
     @property
     def tilt_deg(self) -> float:
-        """By how much two axes of the grid miss a right angle, the largest of the three: a CT
-        gantry's tilt."""
+        """Largest deviation of two axes of the grid from a right angle: a CT gantry's tilt."""
         unit = self.affine[:3, :3] / voxel_sizes(self.affine)
         cosines = np.abs(unit.T @ unit)[np.triu_indices(3, 1)]
         return float(np.degrees(np.arcsin(cosines.max().clip(max=1))))
@@ -80,9 +75,7 @@ class AxialVolume:
 class CommonGrid:
     """Square axial slices that hold the whole field of view of several volumes, centred.
 
-    Attributes:
-        size: rows and columns.
-        pixel_mm: side of a pixel.
+    ``size`` is the number of rows and columns.
     """
 
     size: int
@@ -95,11 +88,9 @@ class CommonGrid:
         return cls(size, float(max(sides)) / size)
 
     def to_common_grid(self, pixels: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-        """Resample slices [Z, H, W], or one [H, W], linearly; float32 [..., size, size].
+        """Resample slices [Z, H, W], or one [H, W], linearly; float32 [..., size, size], 0 outside.
 
-        Args:
-            pixels: numbers or booleans; what lies outside becomes 0.
-            spacing: mm, its last two (y, x).
+        Pixels may be boolean; ``spacing`` is in mm and ends with (y, x).
         """
         return _resample(pixels, spacing[-2:], (self.size, self.size), [self.pixel_mm] * 2)
 

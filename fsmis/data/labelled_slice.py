@@ -1,13 +1,13 @@
-"""The one labelled slice that a user gives: an image, a mask beside it, and which slice counts."""
+"""The labelled slices that a user gives: an image, a mask beside it, and which slices count."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 
 from fsmis.data.geometry import AxialVolume
-from fsmis.data.nifti import read_volume
+from fsmis.data.volume import Volume
 from fsmis.errors import UserError
 
 SAME_PLACE = 0.1  # fraction of a voxel by which a mask's corners may lie off the image's
@@ -24,7 +24,7 @@ class LabelledSlice:
         position: slice of ``volume.pixels``.
         stored_position: the same slice counted as in the file, along its axial axis.
         labels: int64 [H, W], the label values of the slice, 0 for background.
-        elsewhere: label values that occur in other slices of the mask alone, ascending.
+        elsewhere: label values of the mask that no slice stands for, ascending.
     """
 
     volume: AxialVolume
@@ -35,99 +35,105 @@ class LabelledSlice:
 
     @property
     def values(self) -> list[int]:
-        """Label values of the slice, from the largest area to the smallest."""
-        values, areas = np.unique(self.labels[self.labels > 0], return_counts=True)
-        return [int(value) for value in values[np.argsort(-areas, kind="stable")]]
+        """Label values of the slice, ascending."""
+        return np.unique(self.labels[self.labels > 0]).tolist()
 
 
-def read_axial(path: Path) -> AxialVolume:
-    """Read a volume as axial slices.
-
-    Raises:
-        UserError: as ``read_volume``; or the axial slices are but a line of pixels.
-    """
-    pixels, _, affine = read_volume(path)
-    try:
-        volume = AxialVolume.turn(pixels, affine)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    if min(volume.pixels.shape[1:]) < 2:
-        raise UserError(
-            f"{path}: its axial slices are {volume.pixels.shape[1]} x {volume.pixels.shape[2]} "
-            "pixels; give a volume with axial slices, or one axial slice"
-        )
-    return volume
-
-
-def read_labelled_slice(image_path: Path, mask_path: Path, index: int | None) -> LabelledSlice:
-    """Read the support.
+def labelled_slices(
+    image: Volume, mask: Volume, wanted: Sequence[int] = (), for_each_label: int | None = None
+) -> list[LabelledSlice]:
+    """The slices of one support volume that count, from the feet to the head.
 
     Args:
-        image_path: a volume, or a single slice.
-        mask_path: labels of the same shape, or of one slice of it.
-        index: slice that counts, from 0 along the axial axis of the image file as it is stored;
-            None for the one with the largest labelled area.
+        image: a volume, or a single slice.
+        mask: labels of the same shape, or of one slice of it.
+        wanted: slices that count, from 0 along the axial axis of the image file as it is stored.
+        for_each_label: where none are wanted, so many slices of each label, the middles of equal
+            parts of its extent; None for one slice, that of the largest labelled area.
 
     Raises:
-        UserError: a file cannot be used, or the slice holds no label.
+        UserError: the mask does not fit the image, a slice is not there or holds no label.
     """
-    image, mask = read_axial(image_path), read_axial(mask_path)
-    labels = _whole_labels(mask_path, mask.pixels)
-    values = np.unique(labels)
-    _require_same_slices(image_path, image, mask_path, mask)
-    n_slices = len(image.pixels)
-    if index is not None and not 0 <= index < n_slices:
-        raise UserError(f"--support-slice {index}: {image_path} has slices 0 to {n_slices - 1}")
-
-    if len(labels) == n_slices:
-        areas = np.count_nonzero(labels, axis=(1, 2))
-        position = int(areas.argmax()) if index is None else image.axial_slice(index)
-        labelled = sorted(image.axial_slice(int(z)) for z in np.flatnonzero(areas))
-        labels = labels[position]
-    else:
-        position = image.axial_slice(index) if index is not None else _place(mask_path, mask, image)
-        labels, labelled = labels[0], []
-    stored_position = image.axial_slice(position)
+    volume = image.axial
+    labels = _whole_labels(mask.name, mask.axial.pixels)
+    _require_same_slices(image, mask)
+    n_slices = len(volume.pixels)
+    for index in wanted:
+        if not 0 <= index < n_slices:
+            raise UserError(f"--support-slice {index}: {image.name} has slices 0 to {n_slices - 1}")
     if not labels.any():
-        if index is None or not labelled:
-            raise UserError(
-                f"{mask_path}: the mask is empty, every pixel is 0; draw at least one organ"
-            )
         raise UserError(
-            f"{mask_path}: no label in slice {stored_position}; labelled slices: "
-            f"{', '.join(map(str, labelled))}"
+            f"{mask.name}: the mask is empty, every pixel is 0; draw at least one organ"
         )
-    elsewhere = np.setdiff1d(values, [0, *np.unique(labels)]).tolist()
-    return LabelledSlice(image, position, stored_position, labels, elsewhere)
+    if len(labels) == n_slices:
+        positions = [volume.axial_slice(index) for index in dict.fromkeys(wanted)]
+        at = dict(zip(range(n_slices), labels, strict=True))
+    else:
+        if len(wanted) > 1:
+            raise UserError(f"{mask.name}: a mask of one slice lies on one; give --support-slice K")
+        place = volume.axial_slice(wanted[0]) if wanted else _place(mask.name, mask.axial, volume)
+        positions, at = [place], {place: labels[0]}
+    if not positions and for_each_label is not None:
+        at = _for_each_label(labels, for_each_label)
+        positions = list(at)
+    elif not positions:
+        positions = [int(np.count_nonzero(labels, axis=(1, 2)).argmax())]
+    for position in positions:
+        if not at[position].any():
+            labelled = sorted(volume.axial_slice(int(z)) for z in _filled(labels))
+            raise UserError(
+                f"{mask.name}: no label in slice {volume.axial_slice(position)}; labelled slices: "
+                f"{', '.join(map(str, labelled))}"
+            )
+    used = np.unique([at[position] for position in positions])
+    elsewhere = np.setdiff1d(labels, [0, *used]).tolist()
+    return [
+        LabelledSlice(volume, z, volume.axial_slice(z), at[z], elsewhere) for z in sorted(positions)
+    ]
 
 
-def _whole_labels(path: Path, pixels: np.ndarray) -> np.ndarray:
+def _for_each_label(labels: np.ndarray, count: int) -> dict[int, np.ndarray]:
+    """Position -> labels [H, W], each label in ``count`` slices of its own and no others."""
+    at: dict[int, np.ndarray] = {}
+    for value in np.unique(labels[labels > 0]):
+        held = _filled(labels == value)
+        for part in np.array_split(held, min(count, len(held))):
+            z = int(part[len(part) // 2])
+            mask = labels[z] == value
+            at[z] = np.where(mask, value, at.get(z, np.zeros_like(labels[z])))
+    return at
+
+
+def _filled(labels: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(labels.any(axis=(1, 2)))
+
+
+def _whole_labels(name: str, pixels: np.ndarray) -> np.ndarray:
     labels = np.rint(pixels).astype(np.int64)
     fractional = np.abs(pixels - labels) > SAME_VALUE
     if fractional.any():
         raise UserError(
-            f"{path}: label value {pixels[fractional][0]:g} is not a whole number; "
+            f"{name}: label value {pixels[fractional][0]:g} is not a whole number; "
             "export the mask as integers, resampled with nearest neighbour"
         )
     limit = np.iinfo(np.uint16).max
     if labels.min() < 0 or labels.max() > limit:
         raise UserError(
-            f"{path}: label values {labels.min()} to {labels.max()} are not within 0 to {limit}"
+            f"{name}: label values {labels.min()} to {labels.max()} are not within 0 to {limit}"
         )
     return labels
 
 
-def _require_same_slices(
-    image_path: Path, image: AxialVolume, mask_path: Path, mask: AxialVolume
-) -> None:
+def _require_same_slices(of_image: Volume, of_mask: Volume) -> None:
     """Refuse a mask that does not lie on the image, or on one slice of it."""
+    image, mask = of_image.axial, of_mask.axial
     single = len(mask.pixels) == 1
     if mask.pixels.shape[1:] != image.pixels.shape[1:] or not (
         single or len(mask.pixels) == len(image.pixels)
     ):
         raise UserError(
-            f"{mask_path}: shape {mask.pixels.shape} (axial, z y x) differs from "
-            f"{image.pixels.shape} of {image_path}; draw the mask on that image"
+            f"{of_mask.name}: shape {mask.pixels.shape} (axial, z y x) differs from "
+            f"{image.pixels.shape} of {of_image.name}; draw the mask on that image"
         )
     corners = np.array(list(product(*([0, n - 1] for n in mask.pixels.shape[::-1]))))
     moved = mask.affine - image.affine
@@ -137,18 +143,19 @@ def _require_same_slices(
     allowed = SAME_PLACE * min(image.spacing)
     if away > allowed:
         raise UserError(
-            f"{mask_path}: lies up to {away:.3g} mm off {image_path}, allowed are {allowed:.3g} mm "
-            f"({SAME_PLACE:g} of a voxel); draw the mask on that image and keep its geometry"
+            f"{of_mask.name}: lies up to {away:.3g} mm off {of_image.name}, allowed are "
+            f"{allowed:.3g} mm ({SAME_PLACE:g} of a voxel); draw the mask on that image and keep "
+            "its geometry"
         )
 
 
-def _place(path: Path, mask: AxialVolume, image: AxialVolume) -> int:
+def _place(name: str, mask: AxialVolume, image: AxialVolume) -> int:
     """Slice of the image that a single-slice mask lies on, by their affines."""
     voxel = np.linalg.solve(image.affine, mask.affine[:, 3])[:3]
     position = int(np.rint(voxel[2]))
     away = np.abs(voxel - [0, 0, position]).max()
     if away > SAME_VOXEL or not 0 <= position < len(image.pixels):
         raise UserError(
-            f"{path}: its affine does not place it on a slice of the image; give --support-slice"
+            f"{name}: its affine does not place it on a slice of the image; give --support-slice"
         )
     return position

@@ -14,8 +14,7 @@ class Manifest:
     """The record of a prepared folder, written after every scan.
 
     Attributes:
-        dataset: name in ``conf/dataset``.
-        settings: numbers of the preparation.
+        settings: those of the preparation.
         scans: by scan id: ``source`` and ``files``, the raw and the prepared files with their
             SHA-256; ``spacing`` in mm and ``size``, both (z, y, x); ``voxels`` of each label id.
     """
@@ -32,8 +31,7 @@ class Manifest:
     def read(cls, folder: Path) -> "Manifest | None":
         """The folder's manifest; None where there is none.
 
-        Raises:
-            UserError: it is damaged, or names a file that would lie elsewhere.
+        Raises UserError where it is damaged or names a file outside the folder.
         """
         path = folder / NAME
         try:
@@ -47,14 +45,13 @@ class Manifest:
             raise UserError(f"{path}: damaged; remove it and prepare the folder again") from error
 
     def add(self, scan_id: str, entry: dict[str, Any]) -> None:
-        """Record a scan and write the file."""
         self.scans[scan_id] = entry
         self.scans = dict(sorted(self.scans.items(), key=lambda item: counted(item[0])))
         record = {"dataset": self.dataset, "settings": self.settings, "scans": self.scans}
         write_atomic(self._path, (json.dumps(record, indent=1) + "\n").encode())
 
     def changed(self) -> list[Path]:
-        """Prepared files that are not there as they were written."""
+        """Prepared files that are missing or differ from what was written."""
         folder = self._path.parent
         files = {name: sha for scan in self.scans.values() for name, sha in scan["files"].items()}
         return [

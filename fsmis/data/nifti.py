@@ -2,6 +2,8 @@
 
 import gzip
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from fsmis.errors import UserError
 from fsmis.files import write_atomic
@@ -30,70 +32,119 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, tuple[float, float, float
         path: ``.nii`` or ``.nii.gz``; 3-D, 2-D (read as one slice), or 4-D whose last axis is 1.
 
     Returns:
+        See ``voxels_of``.
+
+    Raises:
+        UserError: the file is missing, empty, truncated, not what its name says, or as
+            ``voxels_of``.
+    """
+    return voxels_of(load_image(Path(path)), str(path))
+
+
+def load_image(path: Path) -> nib.Nifti1Image:
+    """A NIfTI file with its voxels still on the disk.
+
+    Raises:
+        UserError: the file is missing, empty or not what its name says.
+    """
+    _check_file(path)
+    with _explained(str(path)):
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            raise ImageFileError(f"it is {type(image).__name__}")
+    return image
+
+
+def voxels_of(
+    image: SpatialImage, name: str
+) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+    """The voxels of a nibabel image as axial slices in the order in which they are stored.
+
+    Args:
+        image: 3-D, 2-D (read as one slice), or 4-D whose last axis is 1.
+        name: in messages.
+
+    Returns:
         array [Z, H, W] (NIfTI's (x, y, z) transposed; the file's dtype, or float where the header
         scales the values), spacing in mm (z, y, x), affine float64 [4, 4] in (x, y, z) order.
 
     Raises:
-        UserError: the file is missing, empty, truncated, not what its name says, not a single
-            volume of real numbers, holds NaN or infinity, or its geometry is unusable.
+        UserError: it is truncated, not a single volume of real numbers, holds NaN or infinity, or
+            its geometry is unusable.
     """
-    path = Path(path)
-    _check_file(path)
-    try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise ImageFileError(f"it is {type(image).__name__}")
+    if image.affine is None:
+        raise UserError(f"{name}: it has no affine; make the image with one")
+    with _explained(name):
         data = np.asanyarray(image.dataobj)
         affine = np.asarray(image.affine, dtype=np.float64)
-    except HeaderDataError as error:
-        raise UserError(
-            f"{path}: the header is broken ({error}); convert the file again or repair its qform"
-        ) from error
-    except ImageFileError as error:
-        raise UserError(f"{path}: not a NIfTI file ({error}); convert it to .nii.gz") from error
-    except (EOFError, OSError, ValueError, OverflowError, MemoryError, zlib.error) as error:
-        # nibabel's reasons may span lines
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{path}: cannot be read, probably truncated ({reason}); copy or download it again"
-        ) from error
-
-    array = _as_slices(path, data)
+    array = as_slices(name, data)
     x, y, z = (float(size) for size in voxel_sizes(affine))
     if not np.isfinite(affine).all() or min(x, y, z) <= 0:
         raise UserError(
-            f"{path}: voxel size {x:g} x {y:g} x {z:g} mm is not usable; repair the header's affine"
+            f"{name}: voxel size {x:g} x {y:g} x {z:g} mm is not usable; repair the header's affine"
         )
     return array, (z, y, x), affine
 
 
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """nibabel's errors in the words of a user."""
+    try:
+        yield
+    except HeaderDataError as error:
+        raise UserError(
+            f"{name}: the header is broken ({error}); convert the file again or repair its qform"
+        ) from error
+    except ImageFileError as error:
+        raise UserError(f"{name}: not a NIfTI file ({error}); convert it to .nii.gz") from error
+    except (EOFError, OSError, ValueError, OverflowError, MemoryError, zlib.error) as error:
+        # nibabel's reasons may span lines
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{name}: cannot be read, probably truncated ({reason}); copy or download it again"
+        ) from error
+
+
+def nifti_of(
+    array: np.ndarray, affine: np.ndarray, like: nib.Nifti1Header | None = None
+) -> nib.Nifti1Image:
+    """An array [Z, H, W] as a NIfTI image.
+
+    Args:
+        array: of a dtype that NIfTI stores.
+        affine: [4, 4] of the (x, y, z) order, as ``read_volume`` returns it.
+        like: of a volume of the same grid, says where it lies, in both matrices and both codes, so
+            that every program places the two alike; ``affine`` is not used then.
+    """
+    voxels = np.ascontiguousarray(array.T)
+    if like is None:
+        image = nib.Nifti1Image(voxels, affine, dtype=array.dtype)
+        image.header.set_xyzt_units("mm")
+        return image
+    header: Any = nib.Nifti1Header()
+    source: Any = like
+    for name in PLACE:
+        header[name] = source[name]
+    header.set_data_shape(voxels.shape)  # where both codes are 0, the place depends on it
+    return nib.Nifti1Image(voxels, header.get_best_affine(), header, dtype=array.dtype)
+
+
 def write_volume(
-    path: Path | str, array: np.ndarray, affine: np.ndarray, like: Path | str | None = None
+    path: Path | str, array: np.ndarray, affine: np.ndarray, like: nib.Nifti1Header | None = None
 ) -> None:
     """Write an array [Z, H, W] as NIfTI, whole or not at all, the same bytes for the same array.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
-        array: [Z, H, W], of a dtype that NIfTI stores.
-        affine: [4, 4] of the (x, y, z) order, as ``read_volume`` returns it.
-        like: a volume of the same grid whose header says where it lies, in both matrices and both
-            codes, so that every program places the two alike; ``affine`` is not used then.
+        array: see ``nifti_of``.
+        affine: see ``nifti_of``.
+        like: see ``nifti_of``.
 
     Raises:
         UserError: the file cannot be written.
     """
     path = Path(path)
-    voxels = np.ascontiguousarray(array.T)
-    if like is None:
-        image = nib.Nifti1Image(voxels, affine, dtype=array.dtype)
-        image.header.set_xyzt_units("mm")
-    else:
-        header = nib.Nifti1Header()
-        source: Any = nib.load(like).header
-        for name in PLACE:
-            header[name] = source[name]
-        image = nib.Nifti1Image(voxels, None, header, dtype=array.dtype)
-    content = image.to_bytes()
+    content = nifti_of(array, affine, like).to_bytes()
     if path.name.endswith(".gz"):
         content = gzip.compress(content, GZIP_LEVEL, mtime=0)
     write_atomic(path, content)
@@ -125,11 +176,11 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path}: gzip data in spite of its name; rename it to .nii.gz")
 
 
-def _as_slices(path: Path, data: np.ndarray) -> np.ndarray:
-    """Bring the file's array to [Z, H, W] and refuse what is not one finite volume."""
+def as_slices(name: str, data: np.ndarray) -> np.ndarray:
+    """Bring an array (x, y, z) to [Z, H, W] and refuse what is not one finite volume."""
     if data.dtype.kind not in "iufb":
         raise UserError(
-            f"{path}: voxels of type {data.dtype} are not grey values; export one channel"
+            f"{name}: voxels of type {data.dtype} are not grey values; export one channel"
         )
     if data.ndim > 3 and set(data.shape[3:]) == {1}:
         data = data.reshape(data.shape[:3])
@@ -137,12 +188,12 @@ def _as_slices(path: Path, data: np.ndarray) -> np.ndarray:
         data = data[:, :, np.newaxis]
     if data.ndim != 3 or data.size == 0:
         raise UserError(
-            f"{path}: shape {data.shape} is not one 3-D volume; export one volume a file"
+            f"{name}: shape {data.shape} is not one 3-D volume; export one volume a file"
         )
     invalid = int(data.size - np.isfinite(data).sum())
     if invalid:
         raise UserError(
-            f"{path}: {invalid} of {data.size} voxels are NaN or infinite; export the volume again "
+            f"{name}: {invalid} of {data.size} voxels are NaN or infinite; export the volume again "
             "or replace them"
         )
     return data.T

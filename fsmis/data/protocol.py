@@ -1,16 +1,16 @@
 """The evaluation protocol: folds, support slices and query slices of few-shot segmentation.
 
-Three variants are in circulation, and published numbers mix them, so every number carries its own:
+Three variants are in circulation, and published numbers mix them, so every number names its own:
 
 - ``alpnet`` (SSL-ALPNet, DSPNet): the support of a fold is the first scan of the next fold.
 - ``adnet`` (ADNet): the same scans, but sorted before the last one is taken; only the last fold,
   whose next fold is the first, differs.
 - ``qnet`` (Q-Net, RPT, GMRD): the same scans sorted, the support is the one at ``support_index``.
 
-What is known of the query: with ``n_parts`` > 1, which support slice serves a query slice follows
-from the true extent of the organ in the query, and ``query_slices=organ_range`` segments that
-extent alone. Both are oracles, as in all published rows. ``n_parts=1`` with ``full_volume`` has
-none: it is what a user without any label of the query gets.
+With ``n_parts`` > 1, the true extent of the organ in the query decides which support slice serves a
+query slice, and ``query_slices=organ_range`` segments only that extent. Both are oracles, as in all
+published rows. ``n_parts=1`` with ``full_volume`` has none: it is what a user without any label of
+the query gets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUERY_SLICES = ("organ_range", "full_volume")
 
 @dataclass(frozen=True)
 class Split:
-    """One fold: the scan that supports and the scans that are segmented."""
+    """One fold: the scan that supports and the scans to segment."""
 
     fold: int
     support_id: str
@@ -38,10 +38,9 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class OrganTask:
-    """What one organ asks of a method.
+    """What a method has to segment for one organ.
 
     Attributes:
-        organ: name of the organ.
         support_slices: int [P], slice positions in the support scan, one for each part.
         support_masks: bool [P, H, W], the organ in these slices, never empty.
         query_slices: int [S], slice positions in the query scan, ascending.
@@ -59,16 +58,15 @@ class OrganTask:
 class Episode:
     """One support scan, one query scan, and a task for each organ that both contain.
 
-    Neither scan carries its label: a method knows the masks of the tasks and nothing else.
+    Neither scan carries its label: a method knows only the masks of the tasks.
+
+        from fsmis import Episode
+        def brightness(episode: Episode) -> float:  # of the query's slices, float32 [S, H, W]
+            return float(episode.query.image[episode.query_slices].mean())
 
     Attributes:
-        dataset: name of the dataset.
-        fold: number of the fold.
-        support: the labelled scan, ``label`` None.
-        query: the scan to segment, ``label`` None.
-        organs: the tasks by organ.
         skipped: reason by organ for those without a task; they have no score.
-        whole_volume: the tasks ask for every slice of the query, whether it holds the organ or not.
+        whole_volume: the tasks cover every slice of the query, whether it holds the organ or not.
     """
 
     dataset: str
@@ -81,12 +79,11 @@ class Episode:
 
     @property
     def query_slices(self) -> np.ndarray:
-        """Positions in the query scan that some organ asks for, int, ascending."""
+        """Positions in the query scan that belong to the task of some organ, int, ascending."""
         return np.unique(np.concatenate([task.query_slices for task in self.organs.values()]))
 
     def asking(self, rows: Mapping[str, np.ndarray]) -> Episode:
-        """The same episode with some query slices alone: organ -> rows of its task, int, of each
-        organ."""
+        """The same episode with only some query slices: ``rows`` of the task of each organ, int."""
         tasks = {
             organ: replace(
                 task, query_slices=task.query_slices[rows[organ]], part=task.part[rows[organ]]
@@ -102,17 +99,14 @@ class Episode:
 
 
 class Protocol:
-    """Folds and episodes of one variant.
+    """Folds and episodes of one variant; UserError for any other value.
 
     Args:
         variant: ``alpnet``, ``adnet`` or ``qnet``.
         fold: number of a fold, list of numbers, or ``all``.
         n_parts: number of support slices for each organ (3 in most published rows).
         query_slices: ``organ_range`` (the query slices that contain the organ) or ``full_volume``.
-        support_index: position of the support among the sorted scans of a fold; ``qnet`` alone.
-
-    Raises:
-        UserError: a value is none of these.
+        support_index: position of the support among the sorted scans of a fold; ``qnet`` only.
     """
 
     def __init__(
@@ -160,20 +154,14 @@ class Protocol:
         return "; ".join(known) or "none"
 
     def splits(self, dataset: Dataset) -> list[Split]:
-        """The folds that ``fold`` selects, in order.
-
-        Raises:
-            UserError: a fold is not there, or has no scan at ``support_index``.
-        """
+        """The selected folds; UserError where one does not exist or lacks the ``support_index``."""
         n_folds = len(dataset.fold_starts) - 1
         return [self._split(dataset, fold) for fold in self._folds(dataset.name, n_folds)]
 
     def episode(self, dataset: Dataset, split: Split, support: Scan, query: Scan) -> Episode:
         """Cut an episode from two labelled scans.
 
-        Raises:
-            UserError: support and query are the same scan.
-            ValueError: a scan carries no label.
+        Raises UserError where both are the same scan, ValueError where one carries no label.
         """
         if support.id == query.id:
             raise UserError(
@@ -270,14 +258,14 @@ class Protocol:
 
 
 def organ_mask(scan: Scan, label_id: int) -> np.ndarray:
-    """Mask, bool [Z, H, W], of one label id; ValueError where the scan carries no label."""
+    """Mask bool [Z, H, W] of one label id; ValueError where the scan carries no label."""
     if scan.label is None:
         raise ValueError(f"scan {scan.id} carries no label")
     return scan.label == label_id
 
 
 def slices_with(mask: np.ndarray) -> np.ndarray:
-    """Positions, int [K] ascending, of the slices of a mask [Z, H, W] that are not empty."""
+    """Positions, int [K] ascending, of the non-empty slices of a mask [Z, H, W]."""
     return np.flatnonzero(mask.any(axis=(1, 2)))
 
 

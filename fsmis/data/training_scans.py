@@ -1,4 +1,4 @@
-"""What a method may train on in one fold: other scans than the fold's, without labels."""
+"""What a method may train on in one fold: scans outside the fold, without labels."""
 
 from __future__ import annotations
 
@@ -20,19 +20,12 @@ SETTINGS = (1, 2)
 class TrainingScans:
     """The scans outside a fold, read one at a time, ``label`` None.
 
-    Neither the fold's query scans nor its support scan are among them, as in the public code of
+    Neither the fold's query scans nor its support scan are included, as in the public code of
     SSL-ALPNet, ADNet and Q-Net. In setting 1 no label file is opened. In setting 2 (Ouyang et al.,
-    ECCV 2020, section 4.1) slices that contain an organ under test are left out, and the labels are
-    read for that alone; the literature tests one group of organs at a time, liver and spleen or
-    both kidneys, which are runs of their own here, as with ``organs=[RK,LK]``.
-
-    Attributes:
-        dataset: name of the dataset.
-        fold: number of the fold.
-        scan_ids: ids of the scans.
-
-    Raises:
-        UserError: the setting is neither 1 nor 2.
+    ECCV 2020, section 4.1) slices that contain an organ under test are left out, and labels are
+    read only for that. The literature tests one group of organs at a time, liver and spleen or
+    both kidneys; here these are separate runs, as with ``organs=[RK,LK]``. Other settings raise
+    UserError.
     """
 
     def __init__(self, dataset: Dataset, split: Split, setting: int) -> None:
@@ -65,7 +58,6 @@ class TrainingScans:
         return scan if kept is None else replace(scan, image=scan.image[kept])
 
     def _kept(self, scan_id: str) -> list[int] | None:
-        """Positions of the slices that are left; None for all."""
         if self._setting == 1:
             return None
         scan = self._source.load(scan_id)

@@ -1,4 +1,4 @@
-"""Are prepared scans what their dataset expects? Asked before the first run on a folder."""
+"""Check, before the first run on a folder, that prepared scans are as their dataset expects."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ class Finding:
         size: slices, rows and columns.
         spacing: mm, in the same order.
         axes: where columns, rows and slices grow to, e.g. ``LAS`` for left, front and head.
-        organ_ml: volume of each scored organ that is there.
+        organ_ml: volume of each scored organ that is present.
         problems: reasons not to use it, each naming a file and what to do.
     """
 
@@ -39,11 +39,7 @@ class Finding:
 
 
 def check_scan(dataset: Dataset, scan_id: str) -> Finding:
-    """Read one scan and compare it with what the dataset expects.
-
-    Raises:
-        UserError: it cannot be read (``Dataset.read``).
-    """
+    """Compare one scan with what the dataset expects; UserError where it cannot be read."""
     image, label, spacing, affine = dataset.read(scan_id)
     image_path, label_path = dataset.files(scan_id)
     volumes = organ_volumes(label, spacing, dataset.organs)
@@ -62,7 +58,7 @@ def check_scan(dataset: Dataset, scan_id: str) -> Finding:
 
 
 def check_organs(dataset: Dataset, found: Collection[str]) -> list[str]:
-    """Organs with a plausible volume that no scan has, so that the label ids must be other ones."""
+    """Organs with an expected volume that no scan has, so that their label ids must be wrong."""
     return [
         f"{dataset.root}: no scan has {organ}, label id {dataset.organs[organ]} of {dataset.name}; "
         "the labels may follow another dataset, or accept it with dataset.expected.organ_ml=null"
@@ -72,11 +68,7 @@ def check_organs(dataset: Dataset, found: Collection[str]) -> list[str]:
 
 
 def check_manifest(folder: Path) -> list[str]:
-    """Files of a prepared folder that are not as its manifest has them, each with what to do.
-
-    Raises:
-        UserError: the manifest is damaged.
-    """
+    """Files that differ from the manifest, each with what to do; UserError if that is damaged."""
     manifest = Manifest.read(folder)
     return [
         f"{path}: changed or removed since it was prepared; prepare it again, or remove {NAME} if "
@@ -88,10 +80,8 @@ def check_manifest(folder: Path) -> list[str]:
 def verify_once(dataset: Dataset) -> None:
     """Check all scans, unless these files have passed before; a pass is kept in the user's cache.
 
-    A scan that cannot be read is left to the run, where it fails and the others go on.
-
-    Raises:
-        UserError: the first thing that is wrong, and how to see the others.
+    Raises UserError with the first problem and how to see the others. A scan that cannot be read is
+    left to the run, where it fails while the others go on.
     """
     passed = _cache() / _identity(dataset)
     if passed.is_file():
@@ -117,7 +107,6 @@ def _cache() -> Path:
 
 
 def _identity(dataset: Dataset) -> str:
-    """SHA-256 (hex) of all that the answer depends on."""
     manifest = dataset.root / NAME
     parts = [
         CHECKS,

@@ -18,15 +18,22 @@ class Method(ABC):
     Adding one is a file in ``fsmis/methods/`` and a YAML in ``conf/method/`` whose ``_target_``
     names the class; every other key of the YAML is an argument of its constructor.
 
+        from fsmis import Method
+        class Bright(Method):  # a whole one is in the README
+            def segment(self, episode): ...  # {organ: bool [S, H, W]}
+
     Attributes:
         setting: which slices of the training scans a trained method may see, 1 or 2 (see
             ``TrainingScans``).
         matches: for figures, what each query slice of the last episode was segmented from, by
             organ; empty for methods that cannot say.
+        confidence: how sure it is of the last episode's organs, in [0, 1]; without those not found,
+            empty for methods that cannot say.
     """
 
     setting: int = 1
     matches: Mapping[str, list[Match]] = MappingProxyType({})
+    confidence: Mapping[str, float] = MappingProxyType({})
 
     def fit(self, scans: TrainingScans) -> pd.DataFrame | None:
         """Train for a fold; called before its first episode. Does nothing by default.

@@ -16,13 +16,10 @@ from fsmis.segmenters.features import alpnet_logits, on_grid, panet_logits
 
 
 class FrozenPrototypes(Method):
-    """Compares query features with prototypes of organ and background on the support slice.
+    """Compare query features with prototypes of organ and background on the support slice.
 
-    One binary problem for each organ. The encoder is the segmenter's, as it is.
-
-    Args:
-        segmenter: whose encoder gives the features.
-        level: of ``Features.levels``; -1 is the coarsest, the image embedding.
+    Each organ is a binary problem. ``level`` is an index into ``Features.levels``; -1 is the
+    coarsest, the image embedding.
     """
 
     def __init__(self, segmenter: Segmenter, level: int) -> None:
@@ -34,14 +31,13 @@ class FrozenPrototypes(Method):
         """Logits of background and organ, ``[B, 2, h, w]``, of B query slices.
 
         Args:
-            support: features ``[B, C, h, w]`` of the support slice of each.
-            foreground: part of each cell that the organ covers there, ``[B, h, w]``.
+            support: features ``[B, C, h, w]`` of each query slice's support slice.
+            foreground: share of each cell that the organ covers there, ``[B, h, w]``.
             query: features ``[B, C, h, w]``.
         """
 
     @torch.inference_mode()
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
-        """See ``Method.segment``."""
         encoded = EncodedEpisode.encode(self.segmenter, episode)
         supports, queries = self._maps(encoded.supports.levels), self._maps(encoded.queries.levels)
         size = episode.query.image.shape[1:]
@@ -72,12 +68,8 @@ class ALPNetFrozen(FrozenPrototypes):
     """Adaptive local prototypes (Ouyang et al., SSL-ALPNet, ECCV 2020).
 
     Args:
-        segmenter, level: see :class:`FrozenPrototypes`.
-        window: side of the windows that give a local prototype each, in cells of the level.
-        threshold: part of a window that a class must cover for its prototype to count.
-
-    Raises:
-        UserError: a setting out of its range.
+        window: side, in cells, of the windows that give one local prototype each; 1 or more.
+        threshold: share of a window, in [0, 1), that a class must cover for its prototype to count.
     """
 
     def __init__(self, segmenter: Segmenter, level: int, window: int, threshold: float) -> None:
@@ -90,13 +82,11 @@ class ALPNetFrozen(FrozenPrototypes):
         self.threshold = threshold
 
     def logits(self, support: Tensor, foreground: Tensor, query: Tensor) -> Tensor:
-        """See ``FrozenPrototypes.logits``."""
         return alpnet_logits(support, foreground, query, self.window, self.threshold)
 
 
 class PANetFrozen(FrozenPrototypes):
-    """One prototype a class (Wang et al., PANet, ICCV 2019), see :class:`FrozenPrototypes`."""
+    """One prototype for each class (Wang et al., PANet, ICCV 2019)."""
 
     def logits(self, support: Tensor, foreground: Tensor, query: Tensor) -> Tensor:
-        """See ``FrozenPrototypes.logits``."""
         return panet_logits(support, foreground, query)

@@ -73,7 +73,10 @@ class PromptedMethod(Method):
         return self.extent.limit(episode, answer, np.concatenate(alike), places)
 
     def _places(self, episode: Episode, images: Features, prompts: Prompts) -> np.ndarray | None:
-        """Positions of the support's slices in the query, all of which every organ asks for."""
+        """Positions of the support's slices in the query, all of which every organ asks for; None
+        where they do not follow one another."""
+        if not np.isfinite(episode.support.spacing[0]):
+            return None
         of_query = prompts.row_query[: len(episode.query_slices)]
         few = self.segmenter.batch_size
         query = [descriptors(images[rows]) for rows in batches(of_query, few)]
@@ -94,6 +97,10 @@ class PromptedMethod(Method):
         masks = {organ: answer.masks for organ, answer in answers.items()}
         if self.largest_component:
             masks = {organ: largest_component(mask) for organ, mask in masks.items()}
+        held = {organ: mask.any(axis=(1, 2)) for organ, mask in masks.items()}
+        self.confidence = {  # the overlap that the model predicts for its masks
+            organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()
+        }
         return masks
 
 

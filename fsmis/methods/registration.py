@@ -40,22 +40,20 @@ class Registration(Method):
     """Register the support slice of each part to the query slice with SimpleITK.
 
     A correlation-driven affine is refined by fast symmetric-forces demons (Vercauteren et al.,
-    MICCAI 2007). Organs that share a support slice share its registrations. Where demons fail the
-    affine is used, where that fails too the mask stays where it is, centres of the slices aligned.
+    MICCAI 2007). Where demons fail the affine is used; where that fails too, the mask stays where
+    it is, with the centres of the slices aligned.
 
     Attributes:
-        outcomes: number of registrations so far that ended as ``demons``, ``affine`` or ``none``.
+        outcomes: registrations so far that ended as ``demons``, ``affine`` or ``none``.
     """
 
     def __init__(self, pixel_mm: float, affine: AffineSettings, demons: DemonsSettings) -> None:
-        """See ``conf/method/registration.yaml``."""
         self._pixel_mm = pixel_mm
         self._affine = affine
         self._demons = demons
         self.outcomes: Counter[str] = Counter()
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
-        """See ``Method.segment``."""
         support_mm, query_mm = episode.support.spacing[1:], episode.query.spacing[1:]
         support, query = episode.support.image, episode.query.image
         transforms: dict[tuple[int, int], sitk.Transform] = {}
@@ -90,7 +88,6 @@ class Registration(Method):
         return result
 
     def _coarse(self, image: sitk.Image) -> sitk.Image:
-        """The same field of view at the pixel size of the registration, smoothed accordingly."""
         spacing = np.array(image.GetSpacing())
         size = np.ceil(np.array(image.GetSize()) * spacing / self._pixel_mm).astype(int)
         centred = _centred(sitk.Image(size.tolist(), sitk.sitkFloat32), [self._pixel_mm] * 2)
@@ -165,13 +162,9 @@ def _require_finite(values: Sequence[float] | np.ndarray) -> None:
 
 
 class CopyMask(Method):
-    """Answer every query slice with the support mask of its part.
-
-    Where the query's slices differ in size, the mask is resized to them (nearest neighbour).
-    """
+    """Answer every query slice with the support mask of its part, resized where sizes differ."""
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
-        """See ``Method.segment``."""
         size = episode.query.image.shape[1:]
         return {
             organ: np.stack([_fitted(mask, size) for mask in task.support_masks])[task.part]

@@ -1,7 +1,7 @@
-"""SAM2 on single images, prompted by points or a box where a slice looks like the labelled organ.
+"""SAM2 on single images, prompted where a query slice looks like the labelled organ.
 
 After PerSAM (Zhang et al., "Personalize Segment Anything Model with One Shot", ICLR 2024, arXiv
-2305.03048). Points and boxes are (x, y) in pixels, with SAM's labels.
+2305.03048). Points and box corners are (x, y) in pixels, with SAM's labels.
 """
 
 from abc import abstractmethod
@@ -26,11 +26,8 @@ from fsmis.segmenters.steps import BACKGROUND, FOREGROUND, LOWER_RIGHT, UPPER_LE
 def similarity(support: Tensor, foreground: Tensor, query: Tensor, side: int) -> Tensor:
     """Cosine ``[B, side, side]`` of query features to the mean feature of the organ.
 
-    Args:
-        support: features ``[B, C, h, w]`` of labelled images.
-        foreground: weights ``[B, h, w]`` in [0, 1] on them.
-        query: features ``[B, C, h, w]``.
-        side: pixels of the map, to which it is interpolated.
+    ``support`` and ``query`` are features ``[B, C, h, w]``; ``foreground`` weights the support,
+    ``[B, h, w]`` in [0, 1].
     """
     organ = masked_average(support, foreground)[:, None]
     cosine = cosine_logits(query, organ, scale=1.0)[:, None]
@@ -40,8 +37,7 @@ def similarity(support: Tensor, foreground: Tensor, query: Tensor, side: int) ->
 def extreme_points(maps: Tensor) -> tuple[Tensor, Tensor]:
     """A foreground point where maps ``[B, h, w]`` are highest, a background point where lowest.
 
-    Returns:
-        coordinates float32 ``[B, 2, 2]`` and labels int32 ``[B, 2]``.
+    Returns coordinates float32 ``[B, 2, 2]`` and labels int32 ``[B, 2]``.
     """
     flat = maps.flatten(1)
     places = torch.stack([flat.argmax(1), flat.argmin(1)], 1)
@@ -53,13 +49,8 @@ def extreme_points(maps: Tensor) -> tuple[Tensor, Tensor]:
 def box_around_peak(maps: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """The box of the connected region around the highest point of maps ``[B, h, w]``.
 
-    Args:
-        maps: similarities.
-        threshold: the region is where a map is at least this far from its lowest value (0) to its
-            highest (1).
-
-    Returns:
-        As :func:`extreme_points`: the upper left and the lower right corner of each box.
+    The region is where a map, scaled to [0, 1], is at least ``threshold``. Returns the upper left
+    and lower right corners, in the form of :func:`extreme_points`.
     """
     regions = []
     for values in maps.float().cpu().numpy():
@@ -69,14 +60,13 @@ def box_around_peak(maps: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def box_of_masks(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """The box of masks bool ``[B, h, w]``, none of them empty; as :func:`box_around_peak`."""
+    """Corners, as in :func:`box_around_peak`, of masks bool ``[B, h, w]``, none of them empty."""
     corners = np.stack([_corners(mask) for mask in masks.cpu().numpy()])
     coordinates = torch.tensor(corners, dtype=torch.float32, device=masks.device)
     return coordinates, _labels(UPPER_LEFT, LOWER_RIGHT, like=masks)
 
 
 def _corners(mask: np.ndarray) -> np.ndarray:
-    """(x, y) where a mask begins and ends, int ``[2, 2]``."""
     rows, columns = np.nonzero(mask)
     return np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]])
 
@@ -86,19 +76,12 @@ def _labels(*pair: int, like: Tensor) -> Tensor:
 
 
 class SimilarityPrompt(Method):
-    """A prompt on each query slice, where its features are like the organ's on the support slice.
+    """Prompt each query slice where its features resemble the organ's on the support slice.
 
-    The training-free PerSAM (Zhang et al., "Personalize Segment Anything Model with One Shot", ICLR
-    2024, arXiv 2305.03048) on SAM2: a similarity map, a prompt from it, SAM's image path without
-    any memory, and a second pass with the first answer as mask and box prompt. PerSAM's changes to
-    the attention of the decoder are left out.
-
-    Args:
-        segmenter: encoder and decoder, one that takes points.
-        refine: do the second pass.
-
-    Raises:
-        UserError: the segmenter takes no points.
+    The training-free PerSAM on SAM2: a similarity map, a prompt from it, SAM's image path without
+    memory, and (with ``refine``) a second pass with the first answer as mask and box prompt.
+    PerSAM's changes to the attention of the decoder are left out. Raises UserError where the
+    segmenter takes no points.
     """
 
     def __init__(self, segmenter: Segmenter, refine: bool) -> None:
@@ -111,13 +94,11 @@ class SimilarityPrompt(Method):
     def prompts(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates float ``[B, P, 2]``, (x, y) in pixels, and SAM's labels int32 ``[B, P]``.
 
-        Args:
-            maps: cosine similarities ``[B, S, S]`` at the size of the network's image.
+        ``maps`` are cosine similarities ``[B, S, S]`` at the size of the network's image.
         """
 
     @torch.inference_mode()
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
-        """See ``Method.segment``."""
         encoded = EncodedEpisode.encode(self.segmenter, episode)
         size = episode.query.image.shape[1:]
         batch = self.segmenter.batch_size
@@ -172,15 +153,7 @@ class SimilarityPrompt(Method):
 
 
 class Sam2Box(SimilarityPrompt):
-    """The box of the similar region around the most similar place. See :class:`SimilarityPrompt`.
-
-    Args:
-        segmenter, refine: see :class:`SimilarityPrompt`.
-        threshold: see :func:`fsmis.methods.sam2_prompts.box_around_peak`.
-
-    Raises:
-        UserError: ``threshold`` out of its range.
-    """
+    """Prompt with the box around the most similar region; ``threshold`` in (0, 1)."""
 
     def __init__(self, segmenter: Segmenter, refine: bool, threshold: float) -> None:
         super().__init__(segmenter, refine)
@@ -189,13 +162,11 @@ class Sam2Box(SimilarityPrompt):
         self.threshold = threshold
 
     def prompts(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``SimilarityPrompt.prompts``."""
         return box_around_peak(maps, self.threshold)
 
 
 class Sam2Points(SimilarityPrompt):
-    """Most similar place: organ; least similar: background. See :class:`SimilarityPrompt`."""
+    """Prompt with the most similar place as organ and the least similar as background."""
 
     def prompts(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``SimilarityPrompt.prompts``."""
         return extreme_points(maps)

@@ -16,15 +16,13 @@ from fsmis.files import read_state
 
 @dataclass(frozen=True)
 class Backbone:
-    """What torchvision calls the weights, and the smallest image side in pixels the layers that
-    LPIPS reads can take."""
+    """torchvision's name of the weights, and the smallest image side, in pixels, for LPIPS."""
 
     weights: str
     min_size: int
 
     @property
     def url(self) -> str:
-        """Where torchvision downloads the weights from."""
         return get_weight(self.weights).url
 
     @property
@@ -43,14 +41,9 @@ BACKBONES = {
 def build_lpips(net: str, weights: str, seed: int) -> lpips.LPIPS:
     """LPIPS of the ``lpips`` package (version 0.1, its own linear weights), in eval mode.
 
-    Args:
-        net: ``alex``, ``vgg`` or ``squeeze``.
-        weights: of the backbone: ``torchvision`` (downloaded once, then cached), a local file of
-            the same layout, or ``random``.
-        seed: of random weights; equals ``torch.manual_seed(seed); lpips.LPIPS(pnet_rand=True)``.
-
-    Raises:
-        UserError: unknown net; weights missing, damaged or of another architecture.
+    ``net`` is ``alex``, ``vgg`` or ``squeeze``; ``weights`` of the backbone are ``torchvision``
+    (downloaded once, then cached), a local file of the same layout, or ``random``, as in
+    ``torch.manual_seed(seed); lpips.LPIPS(pnet_rand=True)``. UserError where they do not fit.
     """
     if net not in BACKBONES:
         raise UserError(f"matcher.net={net}; use {', '.join(BACKBONES)}")

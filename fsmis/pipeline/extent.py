@@ -1,8 +1,9 @@
 """Which slices of a whole volume hold the organ: found, where the protocol does not tell.
 
 Not part of the paper, whose protocol segments the organ's own slices alone. Slices that hold the
-organ follow one another, near the place that the labelled slice has in the query; the model
-believes its masks there more than elsewhere, and what they hold looks more like the labelled organ.
+organ follow one another, near the place that the labelled slice has in the query; masks do not jump
+from one of them to the next; the model believes its masks there more than elsewhere, and what they
+hold looks more like the labelled organ.
 Nothing has to be calibrated: these cues, each against its spread within the volume, are added up,
 and the run of slices is kept that stands out most.
 """
@@ -19,6 +20,7 @@ from fsmis.segmenters.features import Features, masked_average, on_grid
 
 LEVELS = (-1, -2)  # of the features that are compared, the coarsest first
 HIGHEST = 0.999  # cosine that is told apart from 1
+STEADY = 0.2  # as far as masks of neighbouring slices lie apart in any organ
 
 
 class Extent:
@@ -33,33 +35,42 @@ class Extent:
         near: mm from there that weigh as much as one deviation of the other cues; what is kept
             begins at most half of it away.
         far: mm from which on slices are equally far.
+        jump: how much a mask that lies elsewhere than that of the next slice counts against keeping
+            both, as a share of the cues' variance; 0: not at all.
 
     Raises:
         UserError: a setting out of its range.
     """
 
-    def __init__(self, when: str, gap: float, place: float, near: float, far: float) -> None:
+    def __init__(
+        self, when: str, gap: float, place: float, near: float, far: float, jump: float
+    ) -> None:
         if when not in ("whole_volume", "never"):
             raise UserError(f"method.extent.when={when}: choose whole_volume or never")
         if not 0 <= gap <= 1:
             raise UserError(f"method.extent.gap={gap}: must be in [0, 1]")
-        if place < 0 or not 0 < near <= far:
+        if place < 0 or jump < 0 or not 0 < near <= far:
             raise UserError(
-                f"method.extent.place={place}, near={near}, far={far}: choose place from 0, near "
-                "above 0 and far from near"
+                f"method.extent.place={place}, jump={jump}, near={near}, far={far}: choose place "
+                "and jump from 0, near above 0 and far from near"
             )
         self.when = when
         self.gap = gap
         self.place = place
         self.near = near
         self.far = far
+        self.jump = jump
 
     def applies(self, episode: Episode) -> bool:
         """Whether the episode's query slices are to be narrowed down."""
         return self.when == "whole_volume" and episode.whole_volume
 
     def held(
-        self, cues: np.ndarray, found: np.ndarray, away: np.ndarray | None = None
+        self,
+        cues: np.ndarray,
+        found: np.ndarray,
+        away: np.ndarray | None = None,
+        jumps: np.ndarray | None = None,
     ) -> np.ndarray:
         """Which slices of a volume hold the organ, bool ``[S]``.
 
@@ -67,6 +78,7 @@ class Extent:
             cues: ``[S, C]``, larger where the organ is, the predicted overlap first.
             found: bool ``[S]``, slices with a mask; the others are never kept.
             away: mm of the slices from where the labelled ones lie, ``[S]``; None: not known.
+            jumps: ``[S - 1]`` of :func:`jumps_between`; None: there is none.
         """
         if not found.any():
             return found
@@ -75,7 +87,8 @@ class Extent:
         if away is not None:
             values -= self.place * cues.shape[1] * np.minimum(away, self.far) / self.near
             within = away <= self.near / 2
-        kept = standing_out(values, within)
+        breaks = None if jumps is None else self.jump * values.var() * jumps
+        kept = standing_out(values, within, breaks)
         overlap = filled[:, 0]
         if not kept.all() and overlap[kept].mean() - overlap[~kept].mean() < self.gap:
             kept[:] = True  # nothing tells its ends apart from its middle: it goes through
@@ -96,14 +109,15 @@ class Extent:
         angle = np.arctanh(np.clip(likeness, -HIGHEST, HIGHEST))  # cosines crowd below 1
         for task in episode.organs.values():
             rows = np.arange(start, start + len(task.query_slices))
-            found = answer.logits[rows].max(axis=(1, 2)) > 0
+            masks = answer.logits[rows] > 0
+            found = np.asarray(masks.any(axis=(1, 2)))
             cues = np.column_stack([answer.iou[rows], answer.object_score[rows], angle[rows]])
             away = None
             if places is not None:
                 labelled = places[task.support_slices]
                 first, last = labelled.min() - task.query_slices, task.query_slices - labelled.max()
                 away = np.maximum(0, np.maximum(first, last)) * episode.query.spacing[0]
-            score[rows[~self.held(cues, found, away)]] = -np.inf
+            score[rows[~self.held(cues, found, away, jumps_between(masks))]] = -np.inf
             start = rows[-1] + 1
         return replace(answer, object_score=score)
 
@@ -133,7 +147,21 @@ def likeness(
     return cosine
 
 
-def standing_out(values: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
+def jumps_between(masks: np.ndarray) -> np.ndarray:
+    """How far each mask of bool ``[S, H, W]`` lies from the next, float ``[S - 1]`` in [0, 1 -
+    ``STEADY``]: the distance of their centres over the side of a square as large as the smaller,
+    at most 1, and what is above ``STEADY``; the most where one is empty."""
+    areas = masks.sum(axis=(1, 2))
+    centres = np.array([np.argwhere(mask).mean(axis=0) if mask.any() else [0, 0] for mask in masks])
+    smaller = np.minimum(areas[:-1], areas[1:])
+    distance = np.linalg.norm(np.diff(centres, axis=0), axis=1) / np.sqrt(np.maximum(1, smaller))
+    distance[smaller == 0] = 1
+    return np.clip(distance, STEADY, 1) - STEADY
+
+
+def standing_out(
+    values: np.ndarray, within: np.ndarray | None = None, breaks: np.ndarray | None = None
+) -> np.ndarray:
     """The run of values that stands out most from the rest, bool ``[S]``; all where none does.
 
     Its mean is higher and the variance between the two the largest: Otsu's criterion, over runs in
@@ -142,6 +170,7 @@ def standing_out(values: np.ndarray, within: np.ndarray | None = None) -> np.nda
     Args:
         values: ``[S]``.
         within: bool ``[S]``, of which the run has to hold one, where there is one.
+        breaks: ``[S - 1]``, what the variance loses for holding two neighbours both; None: nothing.
     """
     n = len(values)
     sums = np.concatenate([[0.0], np.cumsum(values - values.mean())])
@@ -153,7 +182,11 @@ def standing_out(values: np.ndarray, within: np.ndarray | None = None) -> np.nda
         inside &= counts[end] > counts[start]
     if not inside.any():
         return np.ones(n, bool)
-    between = np.where(inside, total**2 / np.maximum(1, length * (n - length)), -1)
+    between = total**2 / np.maximum(1, length * (n - length))
+    if breaks is not None:
+        lost = np.concatenate([[0.0], np.cumsum(breaks)])
+        between = between - (lost[end - 1] - lost[start])
+    between = np.where(inside, between, -np.inf)
     best = between.argmax()
     kept = np.zeros(n, bool)
     kept[start[best] : end[best]] = True

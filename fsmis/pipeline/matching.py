@@ -20,14 +20,17 @@ Slices = TypeVar("Slices", np.ndarray, Features)
 class Matcher(ABC, Generic[Slices]):
     """Distance between every query slice and every support copy; lower is nearer.
 
-    ``fit`` keeps what is needed of the copies, so that every image passes through a network once
-    for all pairs.
+    ``fit`` keeps what is needed of the copies, so that every image passes through a network once.
+
+        from fsmis import Matcher
+        class Mean(Matcher):  # fit(support [N, H, W]) keeps what distance(queries [S, H, W])
+            ...  # compares with, and returns float [S, N]
 
     Attributes:
-        on_features: reads the segmenter's features in place of images, so that who holds them
-            already encodes nothing twice.
-        image_size: side in pixels that it brings images to itself; None where copies and queries
-            have to come in one size.
+        on_features: compares the segmenter's features instead of images, so that features that
+            exist already are reused.
+        image_size: side in pixels to which the matcher resizes images; None where copies and
+            queries must have one size.
     """
 
     on_features: ClassVar[bool] = False
@@ -44,8 +47,8 @@ class Matcher(ABC, Generic[Slices]):
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """What a query slice was segmented from: an image float32 [H, W] in [0, 1], a mask bool [H, W]
-    on it, and how many such pairs prompted it together, of which this is the nearest."""
+    """What a query slice was segmented from: an image float32 [H, W] in [0, 1] and its mask bool
+    [H, W]; it is the nearest of ``of`` such pairs that prompted the slice together."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -60,7 +63,7 @@ def to_tensor(images: np.ndarray, image_size: int | None) -> Tensor:
 
 
 def fitted(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Images float32 ``[B, H, W]`` in the size (H, W), resized likewise where theirs is another."""
+    """Images float32 ``[B, H, W]``, resized likewise to ``size`` (H, W) where theirs differs."""
     return images if images.shape[1:] == size else resize(to_tensor(images, None), size).numpy()
 
 
@@ -70,22 +73,16 @@ ROUNDING = 1e-6
 
 
 def match(matcher: Matcher[Slices], queries: Slices, support: Slices, k: int = 1) -> np.ndarray:
-    """Indices of the k nearest support copies of every query slice.
+    """Indices of the k nearest support copies of every query slice, int64 ``[S, k]``, nearest last.
 
     Args:
-        matcher: the distance.
         queries: S query slices: images float32 ``[S, H, W]`` in [0, 1], or their features where
             ``matcher.on_features``.
-        support: N support copies likewise, the original first. Query slices of another size are
-            resized to theirs where the matcher does not bring all images to one size itself.
-        k: copies for each query slice.
+        support: N support copies likewise, the original first. Unless the matcher resizes images
+            itself, query slices of another size are resized to theirs.
 
-    Returns:
-        int64 ``[S, k]``, nearest last; see :func:`nearest` for ties.
-
-    Raises:
-        UserError: no slices, fewer copies than k, images not finite or outside [0, 1], distances
-            not finite.
+    Raises UserError for no slices, fewer copies than k, images that are not finite and in [0, 1],
+    or distances that are not finite.
     """
     for name, slices in (("support", support), ("query", queries)):
         if not len(slices):
@@ -105,11 +102,8 @@ def match(matcher: Matcher[Slices], queries: Slices, support: Slices, k: int = 1
 def nearest(distances: torch.Tensor, k: int = 1) -> np.ndarray:
     """Columns of the k smallest values of every row of ``[S, N]``, int64 ``[S, k]``, nearest last.
 
-    Of columns that are equal up to floating-point rounding, the lowest is the nearest: the same on
-    every machine.
-
-    Raises:
-        UserError: not 1 <= k <= N, or NaN or infinite values.
+    Columns that are equal up to floating-point rounding count as ties, and the lowest is the
+    nearest: the same on every machine. Raises UserError unless 1 <= k <= N and all is finite.
     """
     values = distances.detach().cpu().numpy().astype(np.float64)
     if not 1 <= k <= values.shape[1]:
@@ -141,8 +135,7 @@ def _check_images(name: str, images: np.ndarray) -> None:
 
 
 class Random(Matcher[np.ndarray]):
-    """Distances drawn uniformly from [0, 1); a query's depend on its pixels and the seed alone,
-    not on the order of calls."""
+    """Distances drawn uniformly from [0, 1); a query's depend only on its pixels and the seed."""
 
     def __init__(self, seed: int):
         self.seed = seed

@@ -18,13 +18,13 @@ from fsmis.source import source_hash
 
 
 class FeatureMatcher(Matcher[Slices]):
-    """One vector an image, one matrix product for all S x N pairs.
+    """One vector for each image, one matrix product for all S x N pairs.
 
-    The vectors of the fewer, copies or queries, are kept (F float32 each), those of the others
-    streamed, ``batch_size`` images at a time: memory does not grow with the size of a support set.
+    The vectors of the fewer, copies or queries, are kept (F float32 each), the others streamed in
+    batches, so that memory does not grow with the support set.
 
     Attributes:
-        images_encoded: images whose vectors were computed, counted over all calls.
+        images_encoded: images whose vectors were computed, over all calls.
     """
 
     def __init__(self, batch_size: int):
@@ -38,7 +38,7 @@ class FeatureMatcher(Matcher[Slices]):
         """Vectors float32 ``[B, F]`` of B images."""
 
     def encode(self, slices: Slices) -> Tensor:
-        """The same, counted."""
+        """``vectors``, counted in ``images_encoded``."""
         self.images_encoded += len(slices)
         return self.vectors(slices)
 
@@ -70,7 +70,7 @@ class FeatureMatcher(Matcher[Slices]):
 def squared_distances(queries: Tensor, copies: Tensor, columns: int = 8192) -> Tensor:
     """Squared Euclidean distances float64 ``[S, N]`` of the rows of ``[S, F]`` and ``[N, F]``.
 
-    |a|^2 + |b|^2 - 2 a.b loses near-duplicates to cancellation in float32; float64 keeps them,
+    In float32, |a|^2 + |b|^2 - 2 a.b loses near-duplicates to cancellation; float64 keeps them,
     ``columns`` features at a time to bound memory.
     """
     if queries.device.type == "mps":  # which has no float64
@@ -83,14 +83,10 @@ def squared_distances(queries: Tensor, copies: Tensor, columns: int = 8192) -> T
 
 
 class EncoderFeatures(FeatureMatcher[Features]):
-    """Mean over positions of 1 - cosine of two images' feature vectors there, in [0, 2].
+    """Mean over positions of 1 - cosine of two images' feature vectors, in [0, 2].
 
-    Args:
-        level: of ``Features.levels``; -1 is the coarsest, the image embedding.
-        batch_size: images compared at a time.
-
-    Raises:
-        UserError: the segmenter has no such level.
+    ``level`` is an index into ``Features.levels``; -1 is the coarsest, the image embedding. Raises
+    UserError where the segmenter has no such level.
     """
 
     on_features = True
@@ -117,23 +113,18 @@ class Lpips(FeatureMatcher[np.ndarray]):
     """Learned perceptual distance, equal to the ``lpips`` package's on every pair.
 
     LPIPS sums w_lc (a_lc - b_lc)^2 over layers l and channels c of unit-normalised feature maps
-    and averages over positions; scaling each map by sqrt(w_lc / positions) makes it a squared
-    Euclidean distance of one vector an image: 0.6 (alex), 2.2 (squeeze) or 8.0 (vgg) million floats
-    at 256 x 256.
+    and averages over positions. Scaling each map by sqrt(w_lc / positions) makes it a squared
+    Euclidean distance of one vector per image: 0.6 (alex), 2.2 (squeeze) or 8.0 (vgg) million
+    floats at 256 x 256.
 
     Args:
         net: ``alex``, ``vgg`` or ``squeeze``.
-        weights: see :func:`fsmis.pipeline.backbones.build_lpips`.
-        image_size: side in pixels images are resized to; None: as they are.
-        batch_size: images of one backbone pass.
-        device: see :func:`fsmis.segmenters.device.resolve_device`.
+        weights: see :func:`fsmis.pipeline.backbones.build_lpips`; UserError, before the first
+            volume, where they are missing or do not fit.
+        image_size: side in pixels to which images are resized; None: as they are.
         seed: of ``weights=random``.
-        cache: keeps the vectors of images; rounding in their last bit depends on the images that
-            share a backbone pass, far below what
-            :func:`fsmis.pipeline.matching.nearest` takes as a tie.
-
-    Raises:
-        UserError: weights missing or unfit, here, before the first volume.
+        cache: keeps the vectors of images. Their last bit depends on the images that share a
+            batch, far below what :func:`fsmis.pipeline.matching.nearest` takes as a tie.
     """
 
     def __init__(
@@ -170,11 +161,7 @@ class Lpips(FeatureMatcher[np.ndarray]):
         return self.cache.reuse(self._fingerprint, slices, encode)[0].to(self.device)
 
     def vectors(self, slices: np.ndarray) -> Tensor:
-        """Scaled feature vectors ``[B, F]``.
-
-        Raises:
-            UserError: images below the backbone's smallest size.
-        """
+        """Scaled vectors ``[B, F]``; UserError for images below the backbone's smallest size."""
         pixels = to_tensor(slices, self.image_size).to(self.device)[:, None]
         height, width = pixels.shape[-2:]
         if min(height, width) < self.min_size:

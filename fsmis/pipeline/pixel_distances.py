@@ -10,14 +10,10 @@ from fsmis.pipeline.network_distances import FeatureMatcher
 
 
 class Psnr(FeatureMatcher[np.ndarray]):
-    """Negative peak signal-to-noise ratio in dB, of a peak of 1.
+    """Negative peak signal-to-noise ratio in dB, for a peak of 1.
 
-    Identical images would have an infinite ratio; it is capped, which changes no other order.
-
-    Args:
-        cap_db: largest ratio, in dB.
-        image_size: side in pixels images are resized to; None: as they are.
-        batch_size: images read at a time.
+    The ratio of identical images would be infinite; it is capped at ``cap_db``, which changes no
+    other order. Images are resized to ``image_size`` pixels a side unless that is None.
     """
 
     def __init__(self, cap_db: float, image_size: int | None, batch_size: int):
@@ -37,12 +33,8 @@ class Psnr(FeatureMatcher[np.ndarray]):
 class Ncc(FeatureMatcher[np.ndarray]):
     """1 - normalised cross-correlation, in [0, 2].
 
-    A constant image has no correlation; it is given 0 with every image that is not constant, 1
-    with every one that is.
-
-    Args:
-        image_size: side in pixels images are resized to; None: as they are.
-        batch_size: images read at a time.
+    A constant image has no correlation: it gets 0 with every image that is not constant and 1 with
+    every one that is. Images are resized to ``image_size`` pixels a side unless that is None.
     """
 
     def __init__(self, image_size: int | None, batch_size: int):
@@ -50,8 +42,8 @@ class Ncc(FeatureMatcher[np.ndarray]):
         self.image_size = image_size
 
     def vectors(self, slices: np.ndarray) -> Tensor:
-        """Zero-mean vectors of norm sqrt(1/2), so that the squared distance is 1 - correlation;
-        a last coordinate of its own is all a constant image has."""
+        """Zero-mean vectors of norm sqrt(1/2), so that the squared distance is 1 - correlation; a
+        constant image has only an extra last coordinate."""
         pixels = to_tensor(slices, self.image_size).flatten(1)
         constant = (pixels.amax(1) == pixels.amin(1))[:, None]
         centred = (pixels - pixels.mean(1, keepdim=True)).masked_fill(constant, 0)
@@ -63,14 +55,9 @@ class Ssim(Matcher[np.ndarray]):
     """1 - structural similarity (Wang et al. 2004), as ``skimage.metrics.structural_similarity``
     computes it by default: uniform window, sample covariance, data range 1.
 
-    Means and variances are computed once an image, only the covariance for every pair.
-
-    Args:
-        window: side in pixels of the square window, odd.
-        image_size: side in pixels images are resized to; None: as they are.
-
-    Raises:
-        UserError: an image smaller than the window.
+    Means and variances are computed once for each image, only the covariance for every pair.
+    ``window`` is odd, in pixels; images are resized to ``image_size`` pixels a side unless that is
+    None. Raises UserError for an image smaller than the window.
     """
 
     C1, C2 = 0.01**2, 0.03**2  # of a data range of 1, by the definition
@@ -89,7 +76,6 @@ class Ssim(Matcher[np.ndarray]):
         return torch.stack([1 - self._similarity(*query) for query in statistics])
 
     def _statistics(self, images: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels ``[B, H, W]``, and mean and variance in every whole window."""
         pixels = to_tensor(images, self.image_size)
         if min(pixels.shape[1:]) < self.window:
             raise UserError(
@@ -100,7 +86,6 @@ class Ssim(Matcher[np.ndarray]):
         return pixels, mean, self._unbiased(self._mean(pixels.square()) - mean.square())
 
     def _similarity(self, pixels: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """Similarity ``[N]`` of one query to every copy."""
         copies, means, variances = self._copies
         product = mean * means
         covariance = self._unbiased(self._mean(pixels * copies) - product)

@@ -27,7 +27,7 @@ def places(support: np.ndarray, query: np.ndarray, ratio: float) -> np.ndarray |
     """Position of every support slice in the query, float ``[S]``, maybe beyond its ends.
 
     The stretch and the shift are taken for which slices at the same place are most alike: the mean
-    cosine of their descriptors, from which the mean of all slices was subtracted.
+    cosine of their descriptors, from which the mean of their volume was subtracted.
 
     Args:
         support: :func:`descriptors` ``[S, D]`` of all slices of the support.
@@ -39,10 +39,9 @@ def places(support: np.ndarray, query: np.ndarray, ratio: float) -> np.ndarray |
     """
     if min(len(support), len(query)) < FEWEST:
         return None
-    mean = np.concatenate([support, query]).mean(axis=0)
-    alike = torch.cosine_similarity(
-        torch.as_tensor(support - mean)[:, None], torch.as_tensor(query - mean)[None], dim=2
-    ).numpy()
+    # without its own mean, a volume says what changes along it, and not whose body it is
+    of_support, of_query = (torch.as_tensor(all_ - all_.mean(axis=0)) for all_ in (support, query))
+    alike = torch.cosine_similarity(of_support[:, None], of_query[None], dim=2).numpy()
     rows = np.arange(len(support))
     best, found = -np.inf, None
     for stretch in STRETCHES:

@@ -1,7 +1,7 @@
-"""The support brought to the query's scale, which headers and patients do not promise.
+"""The support brought to the query's scale, since neither headers nor patients guarantee it.
 
-Not part of the paper. A few query slices are asked with the support at several scales; the scale
-with the best predicted overlap stays.
+Not part of the paper. A few query slices are segmented with the support at several scales; the
+scale with the best predicted overlap is kept.
 """
 
 from dataclasses import replace
@@ -17,18 +17,12 @@ from fsmis.segmenters.base import Segmenter
 
 
 class ScaleSearch:
-    """Tries scales of the support slices, about their centres.
+    """Try scales of the support slices about their centres; ``found`` is the last episode's.
 
     Args:
-        scales: factors of the support's size, tried beside 1; empty turns the search off.
-        slices: query slices of each organ that are asked, spread over its task.
-        margin: by how much the score of a scale must exceed that of 1 to be taken.
-
-    Attributes:
-        found: the scale of the last episode.
-
-    Raises:
-        UserError: a setting out of its range.
+        scales: factors of the support's size, tried besides 1; empty turns the search off.
+        slices: query slices to try for each organ, spread over its task.
+        margin: by how much the score of a scale must exceed that of 1 to be chosen.
     """
 
     def __init__(self, scales: list[float], slices: int, margin: float) -> None:
@@ -43,7 +37,7 @@ class ScaleSearch:
         self.found = 1.0
 
     def search(self, segmenter: Segmenter, episode: Episode) -> Episode:
-        """The episode with its support at the best scale, itself where that is 1."""
+        """The episode with its support at the best scale; unchanged where that is 1."""
         self.found = 1.0
         if not self.scales or not episode.organs:
             return episode
@@ -59,14 +53,14 @@ class ScaleSearch:
 
 
 def _score(answer: Answer) -> float:
-    """Mean predicted overlap, of the better half of the slices: some may lack the organ."""
+    """Mean predicted overlap of the better half of the slices, since some may lack the organ."""
     iou = np.sort(answer.iou * answer.present)
     return float(iou[len(iou) // 2 :].mean())
 
 
 def scaled(episode: Episode, scale: float) -> Episode:
-    """The episode with the slices of its support enlarged about their centres; what is thereby
-    taken for a mm of the support is a mm of the query."""
+    """The episode with its support slices enlarged about their centres, as though the support's
+    spacing were this much larger than its header says."""
     if scale == 1:
         return episode
     height, width = episode.support.image.shape[1:]
@@ -85,7 +79,6 @@ def scaled(episode: Episode, scale: float) -> Episode:
 
 
 def _some_slices(episode: Episode, count: int) -> Episode:
-    """The episode with at most ``count`` query slices of each organ, spread over its task."""
     rows = {}
     for organ, task in episode.organs.items():
         spread = np.linspace(0, len(task.query_slices) - 1, count + 2).round().astype(int)

@@ -1,8 +1,8 @@
 """Stage 1, Support Set Construction: one labelled support slice becomes a set of labelled copies.
 
-Affine transforms move image and masks together; colour jitter changes the image alone. Hue and
-saturation of the paper's jitter (arXiv 2503.04826) do nothing on grey images; gamma takes their
-place. Drawing is apart from applying, so that a set can be recorded and repeated.
+Affine transforms move image and masks together; colour jitter changes the image alone. The paper's
+jitter of hue and saturation (arXiv 2503.04826) has no effect on grey images; gamma takes its place.
+Drawing is separate from applying, so that a set can be recorded and repeated.
 """
 
 import hashlib
@@ -59,8 +59,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Appearance:
-    """Colour jitter of a grey image, as torchvision defines the factors; the default changes
-    nothing."""
+    """Colour jitter of a grey image, with torchvision's factors; the default changes nothing."""
 
     brightness: float = 1.0
     contrast: float = 1.0
@@ -79,10 +78,8 @@ class Appearance:
 class SupportSet:
     """N copies of a support slice with the masks of its organs.
 
-    Attributes:
-        images: float32 ``[N, H, W]`` in [0, 1]; index 0 is the original.
-        masks: organ -> bool ``[N, H, W]``, never empty.
-        augmentations: what made each copy.
+    ``images`` are float32 ``[N, H, W]`` in [0, 1], index 0 the original; ``masks`` are bool
+    ``[N, H, W]`` by organ, never empty.
     """
 
     images: np.ndarray
@@ -91,22 +88,17 @@ class SupportSet:
 
 
 class SupportSetConstruction:
-    """Augments a support slice; ``conf/support_set/*.yaml`` holds the settings.
+    """Augment a support slice; UserError for a setting out of its range.
 
     Args:
-        count: copies in the set, the original included; None: see ``per_query_slice``.
+        count: copies in the set, including the original; None: see ``per_query_slice``.
         per_query_slice: N_T; the set has N_T x (query slices) + 1 copies, as in the paper.
-        kind: ``none`` (the original alone), ``affine``, ``jitter`` or ``both``.
-        rotation_deg, translation, shear_deg: largest magnitude, see
-            :class:`fsmis.pipeline.support_set.Geometry`.
+        kind: ``none`` (only the original), ``affine``, ``jitter`` or ``both``.
+        rotation_deg, translation, shear_deg: largest magnitude, see :class:`Geometry`.
         scale, brightness, contrast, gamma: ranges of factors (lowest, highest).
         min_kept: least fraction of an organ's area (adjusted for scale) that must stay inside the
             image; a geometry that keeps less of any organ is drawn again.
         max_draws: draws of a geometry before the copy keeps the original's.
-        seed: of all draws, together with the key of the slice.
-
-    Raises:
-        UserError: a setting out of its range.
     """
 
     def __init__(
@@ -182,7 +174,7 @@ class SupportSetConstruction:
     def construct(
         self, image: np.ndarray, masks: dict[str, np.ndarray], n_query: int, key: str
     ) -> SupportSet:
-        """The set of one support slice; copy i depends on the slice, seed, key and i alone.
+        """The set of one support slice; copy i depends only on the slice, seed, key and i.
 
         Args:
             image: float32 ``[H, W]`` in [0, 1].
@@ -190,9 +182,8 @@ class SupportSetConstruction:
             n_query: query slices the slice serves.
             key: name of the slice, such as ``chaos_mri/8/18``.
 
-        Raises:
-            UserError: image not 2-D, not finite or outside [0, 1]; a mask empty, not binary or of
-                another size.
+        Raises UserError for an image that is not 2-D, finite and in [0, 1], or a mask that is
+        empty, not binary or of another size.
         """
         pixels, organs = _checked(image, masks, key)
         copies = [(Geometry(), Appearance())]
@@ -249,7 +240,6 @@ def _warp_masks(geometry: Geometry, organs: Tensor) -> Tensor:
 
 
 def _checked(image: np.ndarray, masks: dict[str, np.ndarray], key: str) -> tuple[Tensor, Tensor]:
-    """Image float32 ``[1, H, W]`` and masks float32 ``[organs, H, W]`` as tensors."""
     if image.ndim != 2 or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
         raise UserError(
             f"support slice {key}: its image of shape {image.shape} must be 2-D, finite and scaled "

@@ -12,18 +12,15 @@ from fsmis.segmenters.answer import Answer
 
 
 class VolumePass:
-    """Second pass through the query volume.
+    """Second pass through the query volume; UserError for a setting out of its range.
 
     After the first pass, the mask of a confident query slice becomes a memory of the same organ for
-    the slices around it. All slices take this step at once: errors do not travel along the volume
-    as they do when slice follows slice.
+    the slices around it. All slices take this step at once, so errors do not travel along the
+    volume as they do when slice follows slice.
 
     Args:
         reach: slices up and down whose masks prompt a slice; 0 turns the pass off.
         confidence: least mean probability of a mask's pixels to become a memory.
-
-    Raises:
-        UserError: a setting out of its range.
     """
 
     def __init__(self, reach: int, confidence: float):
@@ -47,13 +44,11 @@ class VolumePass:
         first: Prompts,
         segment: Segment,
     ) -> Answer:
-        """The answer after the second pass; without a confident neighbour as before it.
+        """The answer after the second pass; unchanged for rows without a confident neighbour.
 
         Args:
-            answer: of the first pass, R rows.
-            organs: tasks whose query slices are the rows, in order.
-            first: prompts of the first pass.
-            segment: answers prompts; copies and query slices are one set of images to it.
+            answer: of the first pass, R rows; the query slices of ``organs``, in order.
+            segment: answers prompts; to it, copies and query slices are one set of images.
         """
         if not self.reach:
             return answer
@@ -64,16 +59,10 @@ class VolumePass:
     def prompts(
         self, answer: Answer, slices: list[tuple[str, int]], first: Prompts
     ) -> tuple[np.ndarray, Prompts]:
-        """Prompts of the second pass.
+        """Rows with a confident neighbour, int ``[Q]``, and their prompts in the second pass.
 
-        Args:
-            answer: of the first pass, R rows.
-            slices: organ and slice position of each row.
-            first: prompts of the first pass, copies and query slices in one set of images.
-
-        Returns:
-            The rows with a confident neighbour, int ``[Q]``, and their prompts: the memories of the
-            first pass, then the neighbours, the nearest last.
+        These are the memories of the first pass, then the neighbours, the nearest last. ``slices``
+        holds organ and slice position of each of the R rows of ``answer``.
         """
         known = np.flatnonzero(self.confident(answer))
         memory_of = {slices[row]: len(first.memory_copy) + new for new, row in enumerate(known)}

@@ -1,4 +1,4 @@
-"""Runs on the same scans under the same protocol, each against a main one."""
+"""Runs on the same scans under the same protocol, each compared with a main run."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -34,13 +34,9 @@ SIGNIFICANT = 0.05  # a level that few pairs cannot reach, whatever their scores
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs that may be compared.
+    """Runs that may be compared, in the order of their folders.
 
-    Attributes:
-        dataset: name of the dataset.
-        data: which scans of it (see ``beside.data_of``).
-        protocol: name of the protocol.
-        runs: in the order of their folders.
+    ``data`` says which scans of the dataset they use (see ``beside.data_of``).
     """
 
     dataset: str
@@ -50,7 +46,6 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Dataset, protocol and data."""
         return f"{self.dataset}, {self.protocol}, {self.data}"
 
     def named(self, name: str) -> list[int]:
@@ -58,18 +53,9 @@ class Group:
         return [i for i, run in enumerate(self.runs) if name in (run.method, run.variant)]
 
     def main(self, name: str, asked: bool) -> int | None:
-        """The run to compare the others with.
+        """Position of the run of this method or variant; None unless there is exactly one.
 
-        Args:
-            name: of its method or variant.
-            asked: the user has named it.
-
-        Returns:
-            Its position; None where there is none, or where there are several and none was asked
-            for.
-
-        Raises:
-            UserError: several runs are of the method that was asked for.
+        Raises UserError where there are several although the user named it (``asked``).
         """
         found = self.named(name)
         if len(found) > 1 and asked:
@@ -91,11 +77,7 @@ def grouped(runs: list[StoredRun]) -> list[Group]:
 
 
 def require_distinct(groups: list[Group]) -> None:
-    """Refuse a run that lies there twice.
-
-    Raises:
-        UserError: naming both folders.
-    """
+    """Refuse (UserError) a run of which there are two copies."""
     for group in groups:
         seen: dict[tuple[str, str], StoredRun] = {}
         for run in group.runs:
@@ -108,11 +90,7 @@ def require_distinct(groups: list[Group]) -> None:
 
 
 def require_main(wanted: str, groups: list[Group], sources: str) -> None:
-    """Refuse a main run that is in none of the groups.
-
-    Raises:
-        UserError: naming the methods that are there.
-    """
+    """Refuse (UserError) a main run that is in none of the groups."""
     if not any(group.named(wanted) for group in groups):
         methods = {run.method for group in groups for run in group.runs}
         raise UserError(
@@ -122,13 +100,10 @@ def require_main(wanted: str, groups: list[Group], sources: str) -> None:
 
 
 def how_tested(group: Group, main: int | None, wanted: str, names: Mapping[Any, str]) -> list[str]:
-    """What the runs of a group are tested against, or why they are not.
+    """What the runs of a group are tested against, or why they are not, as notes.
 
-    Args:
-        group: of runs.
-        main: position of the main one.
-        wanted: its method or variant.
-        names: of the runs, by their position.
+    ``main`` is the position of the main run, ``wanted`` its method or variant; ``names`` are by
+    position.
     """
     if main is not None:
         return [TEST.format(main=f"{names[main]} ({group.runs[main].variant})")]
@@ -145,9 +120,8 @@ def how_tested(group: Group, main: int | None, wanted: str, names: Mapping[Any, 
 def against(group: Group, main: int, measure: str) -> pd.DataFrame:
     """The other runs of a group against its main one, in the mean over organs of a measure.
 
-    Returns:
-        Columns ``difference``, ``pairs`` and ``p`` of ``statistics.Difference``; ``p_holm``,
-        corrected over these runs. Index: position in the group.
+    Columns ``difference``, ``pairs`` and ``p`` of ``statistics.Difference``, and ``p_holm``,
+    corrected over these runs. Index: position in the group.
     """
     scores = [by_scan(run.scores, measure) for run in group.runs]
     others = [position for position in range(len(scores)) if position != main]
@@ -160,14 +134,12 @@ def against(group: Group, main: int, measure: str) -> pd.DataFrame:
 def compared(group: Group, main: int | None) -> pd.DataFrame:
     """Dice of every run in a group, and how it differs from the main one.
 
-    Returns:
-        Long: a row for each run and organ, then for its ``mean`` over organs. Columns ``position``
-        of the run, ``organ``; ``mean``, ``sd``, ``median``, ``n``, ``low``, ``high`` (see
-        ``statistics.describe``); the same of the difference to the main run on the scans that both
-        have scored, ``difference``, ``difference_low``, ``difference_high``, ``pairs``;
-        ``unpaired`` patients that only one of both has scored; ``p`` of ``statistics.paired``;
-        ``p_holm``, corrected over the other runs for the mean, over all organs of theirs for the
-        organs.
+    A row for each run and organ, then for its ``mean`` over organs. Columns: ``position`` of the
+    run; ``organ``; ``mean``, ``sd``, ``median``, ``n``, ``low``, ``high`` (see
+    ``statistics.describe``); the same of the difference to the main run on the scans that both have
+    scored, ``difference``, ``difference_low``, ``difference_high``, ``pairs``; ``unpaired``
+    patients that only one of both has scored; ``p`` of ``statistics.paired``; ``p_holm``, corrected
+    over the other runs for the mean, and over all their organs for the organs.
     """
     dice = [run.dice for run in group.runs]
     rows: list[dict[str, Any]] = []
@@ -201,11 +173,7 @@ def caveats(group: Group, table: pd.DataFrame) -> Iterator[str]:
 
 
 def few_pairs(tested: pd.DataFrame) -> Iterator[str]:
-    """What to know of p values that few pairs keep from being small, a line.
-
-    Args:
-        tested: ``pairs`` and ``p`` of each test.
-    """
+    """A line on p values that few pairs keep from being small; columns ``pairs`` and ``p``."""
     tested = tested[tested["p"].notna()]
     if len(tested):
         most = int(tested["pairs"].max())
@@ -237,11 +205,11 @@ def _columns(dice: pd.DataFrame, organ: str) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """The differences that a page tells.
+    """The differences that a page reports.
 
     Attributes:
-        by_measure: columns as ``comparison.against`` has them, by measure; index: position of the
-            run, those alone that are compared with a main one.
+        by_measure: frames of ``comparison.against``, by measure; index: position of the run, only
+            for those compared with a main one.
         notes: what is tested and what is not, by dataset.
     """
 
@@ -250,16 +218,10 @@ class Tested:
 
 
 def paired_tests(runs: list[StoredRun], names: pd.Series, main: str | None) -> Tested:
-    """Test every run that has a main one beside it.
+    """Test every run with a main one in its group, whatever its dataset and protocol.
 
-    Args:
-        runs: of any datasets and protocols.
-        names: of the runs, by their position.
-        main: method or variant of the main runs that the user has named; None for
-            ``comparison.MAIN``.
-
-    Raises:
-        UserError: several runs of a group are of the method that was asked for.
+    ``names`` are by position; ``main`` is the method or variant that the user has named, or None
+    for ``comparison.MAIN``. Raises UserError where several runs of a group match the named one.
     """
     notes: dict[str, list[str]] = defaultdict(list)
     found: dict[str, list[pd.DataFrame]] = {measure: [] for measure in MEASURES}

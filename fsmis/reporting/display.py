@@ -1,17 +1,33 @@
-"""What a run shows on the terminal: progress with the current mean, then its table."""
+"""What a run shows on the terminal: progress with the current mean or the time left, tables."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pandas as pd
+from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import JustifyMethod
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from fsmis.cli import console, errors
+from fsmis.data.protocol import Episode
+from fsmis.methods.augment_match_prompt import served_slices
+from fsmis.methods.base import Method
+from fsmis.methods.prompted import PromptedMethod
 from fsmis.reporting.tables import POOLED, shown, summarise
+from fsmis.runs.cost import encoder_images
 from fsmis.runs.records import Cell, RunFolder
+from fsmis.segmenters.network import NetworkSegmenter
 
 COLUMNS = {"dice": "Dice %", "sd": "sd", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 COLUMNS |= {
@@ -25,6 +41,7 @@ COLUMNS |= {
     "p Holm": "p\nHolm",
     "95 % interval": "95 %\ninterval",
 }
+WATCHED_S = 0.2  # how often a bar asks how far the model is
 
 
 @contextmanager
@@ -80,3 +97,48 @@ def table(title: str, frame: pd.DataFrame, notes: list[str], bold: Sequence[int]
     console.print(grid)
     for note in notes:
         console.print(note)
+
+
+def time_left() -> Progress:
+    """A bar that tells the time that is left; nothing where nobody watches."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    left = TextColumn("left"), TimeRemainingColumn()
+    hidden = not console.is_terminal
+    return Progress(*columns, *left, console=console, transient=True, disable=hidden)
+
+
+@contextmanager
+def segmenting(
+    bar: Progress, text: str, method: Method, settings: DictConfig, episode: Episode
+) -> Iterator[None]:
+    """Show in the bar, meanwhile, how many images the model has encoded of those it will at most.
+
+    Args:
+        bar: of ``time_left``.
+        text: what is being done.
+        method: that does it.
+        settings: that it was built from.
+        episode: that it segments.
+    """
+    network = method.segmenter if isinstance(method, PromptedMethod) else None
+    model = network if isinstance(network, NetworkSegmenter) else None
+    served = {
+        organ: served_slices(replace(episode, organs={organ: task}))
+        for organ, task in episode.organs.items()
+    }
+    total = encoder_images(settings, served) or None
+    before = model.images_encoded if model else 0
+    task, done = bar.add_task(text, total=total), threading.Event()
+
+    def watch() -> None:
+        while model and not done.wait(WATCHED_S):
+            bar.update(task, completed=model.images_encoded - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        bar.remove_task(task)

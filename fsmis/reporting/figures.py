@@ -18,6 +18,7 @@ from fsmis.runs.evaluation import Segmented
 from fsmis.runs.records import Cell
 
 CHOICES = ("none", "worst", "all")
+MOST_SUPPORTS = 3  # labelled slices in a preview
 
 
 def select(scores: pd.DataFrame, cells: list[Cell], which: str, n_worst: int) -> list[Cell]:
@@ -111,7 +112,8 @@ def draw_preview(
     grid: CommonGrid,
     n_slices: int,
 ) -> None:
-    """Draw up to ``n_slices`` slices of the query, spread over those with a label.
+    """Draw up to ``n_slices`` slices of the query, spread over those with a label, and the nearest
+    left empty at either end; below, which slices hold which label.
 
     Patients lie as radiologists see them. Slices are counted from the feet.
 
@@ -121,26 +123,50 @@ def draw_preview(
         labels: its answer [Z, H, W] on the voxels of ``query``.
         query: the volume in full.
         grid: the common grid.
-        n_slices: most slices drawn.
+        n_slices: most slices drawn with a label.
     """
     found = np.flatnonzero(labels.any(axis=(1, 2)))
-    candidates = found if len(found) else np.arange(len(labels))
-    spread = np.linspace(0, len(candidates) - 1, n_slices).round().astype(int)
-    shown = candidates[np.unique(spread)]
-
-    figure = Figure(figsize=(3 * (len(shown) + 1), 3.8), layout="constrained")
-    axes = figure.subplots(1, len(shown) + 1)
-    images = [episode.support.image[0], *episode.query.image[shown]]
-    titles = ["labelled slice", *(f"query, slice {z}" for z in shown)]
+    shown = _spread_and_ends(found, len(labels), n_slices)
+    supports = range(min(len(episode.support.image), MOST_SUPPORTS))
+    columns = len(supports) + len(shown)
+    figure = Figure(figsize=(3 * columns, 4.8), layout="constrained")
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.6, 1.2])[:, 0]
+    axes = parts[0].subplots(1, columns, squeeze=False)[0]
+    images = [*episode.support.image[: len(supports)], *episode.query.image[shown]]
+    titles = ["labelled slice"] * len(supports)
+    titles += [f"query, slice {z}" + ("" if z in found else ": left empty") for z in shown]
     for axis, image, title in zip(axes, images, titles, strict=True):
         show(axis, image)
         axis.set_title(title, fontsize=9)
         axis.axis("off")
     colours = organ_colours(list(episode.organs))
     for organ, task in episode.organs.items():
+        labelled = dict(zip(task.support_slices.tolist(), task.support_masks, strict=True))
+        nothing = np.zeros(episode.support.image.shape[1:], bool)
         answers = grid.to_common_grid(labels[shown] == int(organ), query.spacing)
-        for axis, mask in zip(axes, [task.support_masks[0], *answers], strict=True):
+        masks = [*(labelled.get(z, nothing) for z in supports), *answers]
+        for axis, mask in zip(axes, masks, strict=True):
             outline(axis, mask, colours[organ])
-        axes[0].plot([], [], color=colours[organ], label=f"label {organ}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=10)
+    _draw_extent(parts[1].subplots(), labels, colours)
     write_figure(path, figure)
+
+
+def _spread_and_ends(found: np.ndarray, n_slices: int, most: int) -> np.ndarray:
+    """Up to ``most`` of the slices found, evenly apart, and those beside the first and the last."""
+    candidates = found if len(found) else np.arange(n_slices)
+    spread = np.linspace(0, len(candidates) - 1, most).round().astype(int)
+    beside = np.array([candidates[0] - 1, candidates[-1] + 1])
+    inside = beside[(beside >= 0) & (beside < n_slices)]
+    return np.unique([*candidates[spread], *inside])
+
+
+def _draw_extent(axis: Axes, labels: np.ndarray, colours: dict[str, str]) -> None:
+    """A row for each label, filled in the slices that hold it."""
+    for row, (organ, colour) in enumerate(colours.items()):
+        held = np.flatnonzero((labels == int(organ)).any(axis=(1, 2)))
+        axis.broken_barh([(z - 0.5, 1) for z in held], (row - 0.4, 0.8), color=colour)
+    axis.set_facecolor("0.25")  # as on grey images, for whose sake the colours are bright
+    axis.set_xlim(-0.5, len(labels) - 0.5)
+    axis.set_ylim(len(colours) - 0.5, -0.5)
+    axis.set_yticks(range(len(colours)), [f"label {organ}" for organ in colours], fontsize=8)
+    axis.set_xlabel("slices of the query that hold it, from the feet", fontsize=8)

@@ -19,15 +19,13 @@ DIGEST = re.compile(r"[0-9a-f]{12,}")  # of files or code, of which the start is
 
 
 def tabulate(runs: list[StoredRun]) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """One row for each run.
+    """The table with one row for each run, the settings in which runs differ, and the organs.
 
-    Returns:
-        The table, the names of the settings in which runs differ, and the organs. The index is the
-        position in ``runs``. The columns are ``dataset``, ``method``, ``protocol``; those settings;
-        Dice in percent of each organ; ``mean`` Dice, the ends ``low`` and ``high`` of its interval
-        (see ``statistics.describe``) its ``sd`` over scans (NaN for a single one); mean of
-        ``pooled Dice`` (see ``tables.pooled``); number of
-        ``scans`` that are scored; ``covered`` as ``tables.completeness`` says it; ``variant``.
+    Index: position in ``runs``. Columns: ``dataset``, ``method``, ``protocol``; those settings;
+    Dice in percent of each organ; ``mean`` Dice, the ends ``low`` and ``high`` of its interval (see
+    ``statistics.describe``), its ``sd`` over scans (NaN for a single one); mean of ``pooled Dice``
+    (see ``tables.pooled``); number of scored ``scans``; ``covered`` (see ``tables.completeness``);
+    ``variant``.
     """
     differing = [
         {name: _plain(value) for name, value in settings.items()} for settings in told_apart(runs)
@@ -57,8 +55,8 @@ def tabulate(runs: list[StoredRun]) -> tuple[pd.DataFrame, list[str], list[str]]
 def differences(plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The choices and settings in which runs differ, for each run.
 
-    A setting counts where runs of the same choice of its group differ in it: two matchers differ in
-    name, not in the settings that only one of them has.
+    A setting counts where runs with the same choice of its group differ in it: two matchers differ
+    in name, not in the settings that only one of them has.
     """
     described = []
     values = defaultdict(set)
@@ -76,10 +74,10 @@ def differences(plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def told_apart(runs: list[StoredRun]) -> list[dict[str, Any]]:
-    """``differences``, and what else tells runs apart that would still share their name.
+    """``differences``, and what else distinguishes runs that would still share their name.
 
-    That are parts of the identity that make a variant without being a setting of the method, such
-    as ``identity.data``, digests shortened; of a run that lies there twice, its folder.
+    These are parts of the identity that make a variant without being a setting of the method, such
+    as ``identity.data``, with shortened digests; for copies of one run, the folder.
     """
     found = differences([run.plan for run in runs])
     for twins in _sharing(runs, found):
@@ -109,7 +107,7 @@ def labels(frame: pd.DataFrame, settings: list[str]) -> list[str]:
 
 
 def setting_text(run: Mapping[Any, Any], names: list[str]) -> list[str]:
-    """The settings that a row has, in words: a number says nothing without its name."""
+    """The settings of a row in words, since a number means nothing without its name."""
     return [
         run[name]
         if "." not in name and isinstance(run[name], str)
@@ -120,13 +118,11 @@ def setting_text(run: Mapping[Any, Any], names: list[str]) -> list[str]:
 
 
 def run_names(frame: pd.DataFrame, settings: list[str]) -> list[str]:
-    """``labels``, the method always first."""
     named = zip(frame["method"], labels(frame, settings), strict=True)
     return [name if name.startswith(method) else f"{method}, {name}" for method, name in named]
 
 
 def _said(name: str) -> str:
-    """The last part of a dotted name; of an identity its kind too, such as ``code.CopyMask``."""
     first, *parts = name.split(".")
     if first == IDENTITY:
         return ".".join(dict.fromkeys([parts[0], parts[-1]]))
@@ -134,7 +130,6 @@ def _said(name: str) -> str:
 
 
 def _sharing(runs: list[StoredRun], found: list[dict[str, Any]]) -> list[list[int]]:
-    """Positions of the runs that share a name with others."""
     groups = defaultdict(list)
     for i, (run, own) in enumerate(zip(runs, found, strict=True)):
         groups[str([run.plan[label] for label in LABELS]), str(own)].append(i)
@@ -153,10 +148,8 @@ def _short(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value that a column can hold: lists become text."""
     return value if value is None or isinstance(value, int | float | str) else str(value)
 
 
 def _order(value: Any) -> tuple[float, str]:
-    """Numbers by size, then text by alphabet."""
     return (value, "") if isinstance(value, int | float) else (math.inf, str(value))

@@ -1,4 +1,4 @@
-"""The report as one HTML page: tables, charts, pictures and settings in a file that needs no other.
+"""The report as one self-contained HTML page: tables, charts, pictures and settings.
 
 ``write_page`` fills ``page.html.j2``, which includes ``page.css`` and ``page.js``.
 """
@@ -27,13 +27,8 @@ from fsmis.runs.records import Cell
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A run with all that the page shows of it.
-
-    Attributes:
-        name: what tells it from the others of its dataset.
-        anchor: id of its part of the page.
-        run: the run.
-    """
+    """A run as the page shows it: ``name`` distinguishes it within its dataset, ``anchor`` is the
+    HTML id of its section."""
 
     name: str
     anchor: str
@@ -53,13 +48,11 @@ class Shown:
 
     @cached_property
     def files(self) -> dict[str, str]:
-        """Text of its small files, by name; those that are there."""
         paths = [self.run.folder.path / name for name in ("config.yaml", "provenance.json")]
         return {path.name: path.read_text(errors="replace") for path in paths if path.is_file()}
 
     @cached_property
     def losses(self) -> dict[str, str]:
-        """Loss curves of a trained method (see ``cases.loss_curves``)."""
         return loss_curves(self.run)
 
 
@@ -77,18 +70,14 @@ def write_page(
     """Write the page.
 
     Args:
-        path: of the page.
-        title: its heading.
         notes: how to read its numbers.
-        runs: to show.
-        frame: their table (see ``overview.tabulate``).
+        frame: table of the runs (see ``overview.tabulate``).
         settings: its columns of settings.
-        n_cases: worst and best scans of the leading run of a method that are shown as overlays.
-        n_charted: runs of a dataset in a chart, those of the highest mean; tables have all.
+        n_cases: worst and best scans of the leading run of a method to show as overlays.
+        n_charted: most runs of a dataset in a chart, those with the highest mean.
         main: method or variant of the runs to test the others against; None for the project's own.
 
-    Raises:
-        UserError: the page cannot be written, or several runs are of the main method.
+    Raises UserError where the page cannot be written or several runs match ``main``.
     """
     by_dataset = [rows for _, rows in frame.groupby("dataset", sort=False)]
     names = pd.concat([pd.Series(labels(rows, settings), rows.index) for rows in by_dataset])
@@ -125,8 +114,8 @@ QUALITY = 80  # of WebP
 
 @dataclass(frozen=True)
 class Case:
-    """A query scan: its Dice in percent by organ, the worst first, and their mean, and its overlay
-    where one was drawn, as a data URL."""
+    """A query scan with its Dice in percent by organ, the worst first, their mean, and its overlay
+    as a data URL where one was drawn."""
 
     cell: Cell
     dice: dict[Any, float]
@@ -136,7 +125,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
-    """The worst and the best scans of the leading run of a method, and how to draw what is not."""
+    """The worst and best scans of the leading run of a method, and how to draw missing overlays."""
 
     name: str
     dataset: str
@@ -150,11 +139,7 @@ def cases(
 ) -> list[Cases]:
     """For each dataset, protocol and method the run of the highest mean, and its extreme scans.
 
-    Args:
-        frame: see ``overview.tabulate``.
-        names: names of the runs, of the same index.
-        runs: of the table.
-        n_cases: how many worst and how many best, fewer where there are not twice as many scans.
+    ``n_cases`` worst and as many best ones are taken, fewer where there are not twice as many.
     """
     leading = frame.dropna(subset=["mean"]).groupby(["dataset", "protocol", "method"], sort=False)
     found = []

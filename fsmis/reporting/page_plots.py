@@ -1,4 +1,4 @@
-"""The charts of the page, as SVG that takes its font and its ink from the page."""
+"""The charts of the page, as SVG that takes its font and text colour from the page."""
 
 import io
 import re
@@ -42,8 +42,6 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart: heading, what it shows, and itself."""
-
     heading: str
     caption: str
     svg: Markup
@@ -54,13 +52,8 @@ def charts(
 ) -> list[Chart]:
     """For each dataset, the curves of what is swept, the means, and the box plots of its organs.
 
-    Dice has one axis in all curves of the page, and one in all other charts.
-
-    Args:
-        frame: see ``overview.tabulate``.
-        settings: its columns of settings.
-        runs: of the table.
-        n_charted: most runs in a chart; those of the highest mean are taken.
+    Dice has the same axis in all curves of the page, and the same in all other charts. See
+    ``write_page`` for the arguments.
     """
     scored = frame.dropna(subset=["mean"])
     by_dataset = {
@@ -93,7 +86,7 @@ def charts(
 
 
 def _ends(values: Iterable[np.ndarray]) -> tuple[float, float]:
-    """Of an axis that holds all of some percents, rounded and with a margin for their markers."""
+    """Ends of an axis for some percents, rounded and with a margin for their markers."""
     numbers = np.concatenate([np.ravel(part) for part in values] or [np.array([np.nan])])
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers):
@@ -115,7 +108,7 @@ def _chart(heading: str, caption: str, height: float, draw: Callable[[Axes], Non
 
 
 def _inline(text: str, heading: str) -> Markup:
-    """An SVG file as part of a page: without prologue and size, its ids its own."""
+    """An SVG file as part of a page: without prologue and size, with ids of its own."""
     svg = text[text.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
@@ -171,10 +164,9 @@ def _boxes(
 
 
 def _rows(axis: Axes, names: list[str], ends: tuple[float, float]) -> list[float]:
-    """A row for each run, its name above it, as a phone has no room beside it.
+    """A row for each run, its name above it, since a phone has no room beside it.
 
-    Returns:
-        Heights of the rows; the vertical axis counts inches from the top.
+    Returns the rows' positions on the vertical axis, in inches from the top.
     """
     rows, top = [], 0.0
     for name in names:
@@ -195,7 +187,6 @@ def _rows(axis: Axes, names: list[str], ends: tuple[float, float]) -> list[float
 
 
 def _height(names: list[str]) -> float:
-    """Inches of a chart with a row for each run."""
     return 0.6 + sum(LINE * _n_lines(_wrapped(name)) + 2 * GAP + BOX for name in names)
 
 

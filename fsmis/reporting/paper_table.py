@@ -1,4 +1,4 @@
-"""What the tables of a paper share: command line, the runs they need, what is said of missing."""
+"""What the tables of a paper share: command line, the runs they need, notes on missing ones."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +26,8 @@ class Request:
 
     Attributes:
         name: of the table, and of the experiment that plans its runs.
-        runs: below the results folder.
         stem: path of the files to write, without suffix.
-        overrides: settings of all runs, as ``fsmis.run`` takes them, the dataset among them.
+        overrides: settings of all runs, as ``fsmis.run`` takes them, including the dataset.
     """
 
     name: str
@@ -39,15 +38,15 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The runs of a table that are there, the names of those that are not, and the commands that
-    make these and what else was asked for."""
+    """The runs of a table that exist, the names of the missing ones, and the commands that make
+    every requested run that is missing or partial."""
 
     rows: Rows
     missing: list[str]
     commands: list[str]
 
     def notes(self) -> list[str]:
-        """What a reader of the table has to know of them."""
+        """What a reader of the table has to know about missing runs."""
         if len(self.missing) > LISTED:
             return [f"{len(self.missing)} runs of this table are not there."]
         return [f"Not run: {'; '.join(self.missing)}."] if self.missing else []
@@ -59,16 +58,10 @@ Names = Callable[[PlannedRun], dict[str, str]]
 def requested(
     script: str, doc: str | None, arguments: Sequence[str] | None, tables: Mapping[str, str] = NONE
 ) -> Request:
-    """Read the command line of ``python -m experiments.<script>``.
+    """Read the command line of ``python -m experiments.<script>``, described by ``doc``.
 
-    Args:
-        script: its name, and that of its table.
-        doc: what it does.
-        arguments: None for those of the process.
-        tables: names of the tables by the word that asks for them, of a script with several.
-
-    Raises:
-        UserError: the results folder is not there or damaged.
+    A script with several tables names them by the word that selects each. Raises UserError where
+    the results folder does not exist or is damaged.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{script}",
@@ -91,16 +84,10 @@ def requested(
 
 
 def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Found:
-    """Look the runs of a table up.
+    """Look up the runs of a table; UserError where none of them exists.
 
-    Args:
-        request: the user's.
-        names: what a row of the table is called, by column.
-        experiments: that plan the runs; without any, the one named like the table. The base of the
-            first is the reference of the table.
-
-    Raises:
-        UserError: none of the runs is there.
+    ``names`` gives the label columns of a row. ``experiments`` plan the runs (by default the one
+    named like the table); the base of the first is the reference of the table.
     """
     plans = [Experiment(name, request.overrides) for name in experiments or [request.name]]
     rows, reference, missing, commands = [], None, [], []
@@ -127,7 +114,7 @@ def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Fou
 
 
 def swept(headers: Mapping[str, str]) -> Names:
-    """Names of a run: its values of what is swept, under these headers, else its method."""
+    """Label a run by its values of what is swept, under these headers, or else by its method."""
 
     def names(run: PlannedRun) -> dict[str, str]:
         values = {headers.get(key, key.split(".")[-1]): value for key, value in run.values.items()}
@@ -147,14 +134,8 @@ def write(
 ) -> None:
     """Write table and figure of found runs; print the table, the paths and what is missing.
 
-    Args:
-        request: the user's.
-        found: the runs; the numbers of their rows are the CSV file.
-        title: of the table; the dataset is added.
-        figure: beside it.
-        table: as it is printed.
-        best: see ``write_table``.
-        notes: that come before those of the rows.
+    The rows' numbers go into the CSV file. The dataset is added to the title; ``best`` is that of
+    ``write_table``; ``notes`` come before those of the rows.
     """
     title = f"{title}, {found.rows.rows[0].run.plan['dataset']}"
     notes = [*notes, *found.rows.notes(), *found.notes()]
@@ -165,7 +146,7 @@ def write(
 
 
 def write_rows(request: Request, found: Found, title: str, figure: Figure) -> None:
-    """``write`` of a row for each run; what all rows have in common goes into a note."""
+    """``write`` with a row for each run; what all rows have in common goes into a note."""
     table = presented(found.rows.frame)
     constant = [name for name in ("protocol", "covered") if table[name].nunique() == 1]
     shared = ", ".join(str(table[name].iloc[0]) for name in constant)
@@ -175,7 +156,7 @@ def write_rows(request: Request, found: Found, title: str, figure: Figure) -> No
 
 
 def say_what_is_missing(commands: Sequence[str]) -> None:
-    """Print the commands that make what was asked for and is not there."""
+    """Print the commands that make the missing and partial runs."""
     if commands:
         display.console.print("Missing or partial runs; these commands make them:")
         for command in commands:
@@ -183,10 +164,7 @@ def say_what_is_missing(commands: Sequence[str]) -> None:
 
 
 def presented(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of ``Rows`` as it is printed.
-
-    The interval becomes one column; where nothing was tested the columns of tests are left out.
-    """
+    """The frame of ``Rows`` as printed: one column for the interval, none for tests without any."""
     table = frame.drop(columns=["variant", "low", "high"])
     interval = [
         "–" if pd.isna(low) else f"{low:.1f} – {high:.1f}"

@@ -1,9 +1,8 @@
-"""Runs that a table needs, and those that are there.
+"""Runs that a table needs, and those that exist.
 
-An experiment, ``conf/experiment/<name>.yaml``, says which runs its table needs. Each is looked up
-by what identifies it (method, protocol, dataset, seed, weights, scoring code, see
-``variant.configured``), so a run counts as finished where ``python -m fsmis run`` would find it
-done, whichever command made it and for whichever table.
+``conf/experiment/<name>.yaml`` says which runs a table needs. Each is looked up by what identifies
+it (see ``variant.configured``), so a run counts as finished where ``python -m fsmis run`` would
+find it done, whichever command made it and for whichever table.
 """
 
 import json
@@ -32,10 +31,10 @@ class PlannedRun:
     """A run that an experiment plans.
 
     Attributes:
-        values: its value of each key that the experiment or the user sweeps, such as
+        values: value of each key that the experiment or the user sweeps, such as
             ``{"matcher": "ssim"}``.
-        method: its choice of method.
-        fold: of ``protocol.fold``: a number, several, or ``all``.
+        method: its choice in ``conf/method``.
+        fold: ``protocol.fold``: a number, several, or ``all``.
         identity: see ``variant.configured``.
     """
 
@@ -48,14 +47,12 @@ class PlannedRun:
 class Experiment:
     """The runs that ``conf/experiment/<name>.yaml`` plans.
 
-    Args:
-        name: of the experiment.
-        overrides: settings of all its runs, as ``fsmis.run -m`` takes them: they go before those of
-            the experiment, several values of a key are a sweep.
+    ``overrides`` are settings of all its runs, as ``fsmis.run -m`` takes them: they go before those
+    of the experiment, and several values of a key are a sweep.
 
     Attributes:
         runs: in the order of the sweep.
-        base: the run without any sweep; where it is one of ``runs``, the others compare with it.
+        base: the run without any sweep; if it is one of ``runs``, the others are compared with it.
     """
 
     def __init__(self, name: str, overrides: Sequence[str] = ()) -> None:
@@ -66,7 +63,7 @@ class Experiment:
         self.base = _planned(base)
 
     def command(self, runs: Sequence[PlannedRun], results: Path, *more: str) -> str:
-        """The command that makes some of the runs; it leaves what is done as it is."""
+        """The command that makes some of the runs, without repeating what is done."""
         values: dict[str, dict[str, None]] = {}  # of each key, each once, in order
         for run in runs:
             for key, value in run.values.items():
@@ -82,11 +79,7 @@ def _planned(job: Job) -> PlannedRun:
 
 
 class FinishedRuns:
-    """All runs below a results folder, looked up by what was planned.
-
-    Raises:
-        UserError: there is no such folder, or a plan in it is damaged.
-    """
+    """All runs below a results folder; UserError where it does not exist or a plan is damaged."""
 
     def __init__(self, results: Path) -> None:
         if not results.is_dir():
@@ -95,8 +88,8 @@ class FinishedRuns:
         self._runs = stored_runs(results)
 
     def find(self, planned: PlannedRun) -> StoredRun | None:
-        """The run with scores that was planned: of several, as on other data, the fullest, then
-        the latest."""
+        """The planned run, if it has scores; of several, as on other data, the fullest, then the
+        latest."""
         found = [
             run.of(planned.fold)
             for run in self._runs
@@ -136,13 +129,8 @@ def write_table(
 ) -> list[Path]:
     """Write ``<stem>.csv``, ``.md`` and ``.tex``; returns their paths.
 
-    Args:
-        stem: path without its suffix; its name is the label of the table in LaTeX.
-        title: of the table.
-        numbers: for the CSV file.
-        table: for the other two.
-        notes: sentences below the table.
-        best: bool, like ``table``: cells to be printed bold.
+    ``numbers`` go into the CSV file, ``table`` into the other two, with the cells of ``best``
+    (bool) in bold. In LaTeX the stem's name is the label; ``notes`` are sentences below the table.
     """
     text = shown(table)
     bold = pd.DataFrame(False, text.index, text.columns) if best is None else best
@@ -168,9 +156,9 @@ def write_figures(stem: Path, figure: Figure) -> list[Path]:
 
 
 def latex(title: str, label: str, text: pd.DataFrame, notes: list[str], bold: pd.DataFrame) -> str:
-    """A floating table in booktabs' rules, ``\\label{tab:<label>}``; the notes are in its caption.
+    """A floating table with booktabs' rules, ``\\label{tab:<label>}`` and the notes in its caption.
 
-    It needs ``\\usepackage{booktabs}`` and nothing else.
+    It needs only ``\\usepackage{booktabs}``.
     """
     escaped = text.map(_escaped)
     escaped = escaped.mask(bold, r"\textbf{" + escaped + "}")

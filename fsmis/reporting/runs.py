@@ -1,4 +1,4 @@
-"""Runs as they lie on disk, finished or not."""
+"""Runs as stored on disk, finished or not."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,13 +18,7 @@ Fold = int | list[int] | str  # ``protocol.fold``: a number, several, or ``all``
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
-    """A run: its folder, what it planned and what it has scored.
-
-    Attributes:
-        folder: its folder.
-        plan: ``RunFolder.plan``.
-        scores: ``RunFolder.scores``.
-    """
+    """A run: its folder, what it planned and what it has scored, as ``RunFolder`` reads them."""
 
     folder: RunFolder
     plan: dict[str, Any]
@@ -40,7 +34,6 @@ class StoredRun:
 
     @cached_property
     def states(self) -> list[str]:
-        """State of each planned cell."""
         return self.folder.states(self.plan["cells"], self.scores)
 
     @cached_property
@@ -50,21 +43,15 @@ class StoredRun:
 
     @property
     def partial(self) -> bool:
-        """Whether they do not cover it."""
         return is_partial(self.covered)
 
     @cached_property
     def dice(self) -> pd.DataFrame:
-        """See ``statistics.by_scan``."""
         return by_scan(self.scores)
 
     @cached_property
     def config(self) -> DictConfig:
-        """The resolved configuration that it last ran with.
-
-        Raises:
-            UserError: it is not there.
-        """
+        """The resolved configuration of its last start; UserError where it is missing."""
         path = self.folder.path / "config.yaml"
         if not path.is_file():
             raise UserError(f"{path}: missing; run the same command again")
@@ -78,18 +65,21 @@ class StoredRun:
         return set(self.folder.states(cells, self.scores)) == {"done"}
 
     def of(self, fold: Fold) -> "StoredRun":
-        """The same run with the scores of the folds alone that ``protocol.fold`` selects."""
+        """The same run with only the scores of the folds that ``protocol.fold`` selects."""
         selected = [_selects(fold, number) for number in self.scores["fold"]]
         return replace(self, scores=self.scores[selected])
 
 
-def read_runs(folder: Path) -> list[StoredRun]:
-    """Every run below a folder, in the order of their paths.
+def read_runs(folder: Path | str) -> list[StoredRun]:
+    """Every run below a folder, sorted by path.
 
-    Raises:
-        UserError: there is no such folder, no run in it, or one is damaged.
+        from fsmis import read_runs
+        for run in read_runs("results/runs"):
+            print(run.method, run.covered, run.scores["dice"].mean())  # a row a scan and organ
+
+    Raises UserError where the folder does not exist, holds no run, or a run is damaged.
     """
-    runs = stored_runs(folder)
+    runs = stored_runs(Path(folder))
     if not runs:
         raise UserError(f"{folder}: no run (plan.json) in it; give a results_dir of fsmis.run")
     return runs

@@ -1,9 +1,9 @@
-"""How sure a mean Dice is, and a difference of two, with the patient as the unit.
+"""Uncertainty of a mean Dice, and of a difference of two, with the patient as the unit.
 
-Every number stands for that of the tables: the mean over the scans of a fold, then over folds, then
-over organs. A scan that several folds query (protocol ``qnet``) is one patient. Patients are drawn
-from all folds together: four to seven a fold are too few to draw within it. The support scans, five
-at most, are held fixed, so an interval does not tell how another support would have scored.
+As in the tables, means are over the scans of a fold, then over folds, then over organs. A scan that
+several folds query (protocol ``qnet``) is one patient. Patients are drawn from all folds together:
+four to seven in a fold are too few. The support scans, five at most, are held fixed, so an interval
+does not tell how another support would have scored.
 """
 
 import warnings
@@ -26,15 +26,13 @@ METHOD = f"{100 * CONFIDENCE:.0f} % interval: bootstrap over patients (BCa, {RES
 
 @dataclass(frozen=True)
 class Description:
-    """Dice of a run, or a difference of two.
+    """Dice of a run, or a difference of two; ``sd``, ``low`` and ``high`` are NaN for one patient.
 
     Attributes:
         mean: over scans, then folds, then organs.
-        sd: over patients' means (NaN for one).
-        median: over patients' means.
+        sd, median: over patients' means.
         n: number of patients.
-        low: lower end of the interval of ``mean`` (NaN for one patient).
-        high: upper end.
+        low, high: ends of the interval of ``mean``.
     """
 
     mean: float
@@ -47,12 +45,10 @@ class Description:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two runs, over the scans that both have scored: other less main.
+    """Other run less main run, over the scans that both have scored.
 
-    Attributes:
-        mean: over scans, then folds, then organs.
-        pairs: number of patients.
-        p: see ``paired``.
+    ``mean`` is over scans, then folds, then organs; ``pairs`` counts patients; ``p`` is that of
+    ``paired``.
     """
 
     mean: float
@@ -61,24 +57,21 @@ class Difference:
 
     @classmethod
     def of(cls, main: pd.DataFrame, other: pd.DataFrame) -> "Difference":
-        """Both as ``by_scan`` has them."""
         pairs = difference(main, other)
         return cls(mean_of(pairs), len(patient_means(pairs)), paired(main, other))
 
 
 def by_scan(scores: pd.DataFrame, measure: str = "dice") -> pd.DataFrame:
-    """A measure, a row for each ``CELL``, a column for each organ, NaN where undefined.
+    """A measure: a row for each ``CELL``, a column for each organ, NaN where undefined.
 
-    Args:
-        scores: rows of ``scores.csv`` of one run.
-        measure: its column; ``dice`` and ``iou`` become percent.
+    ``measure`` is a column of scores.csv; ``dice`` and ``iou`` become percent.
     """
     values = scores.assign(value=in_units(scores, measure))
     return values.set_index([*CELL, "organ"])["value"].unstack("organ")
 
 
 def ranked(scores: pd.DataFrame) -> pd.Series:
-    """Mean Dice over the organs of each scan in percent, the worst first; index: ``CELL``.
+    """Mean Dice over organs of each scan in percent, the worst first; index: ``CELL``.
 
     Scans without any number are left out.
     """
@@ -86,24 +79,17 @@ def ranked(scores: pd.DataFrame) -> pd.Series:
 
 
 def mean_of(dice: pd.DataFrame | pd.Series) -> float:
-    """``Description.mean`` alone."""
     return float(pd.DataFrame(dice).groupby(level=0).mean().mean().mean())
 
 
 def describe(
     dice: pd.DataFrame | pd.Series, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Description:
-    """Mean, spread and bootstrap interval of Dice, or of differences of Dice.
+    """Mean, spread and bootstrap interval of Dice, or of differences of Dice, in their unit.
 
-    Args:
-        dice: a row for each scored scan, the first level of its index the fold, the last the scan;
-            a column for each organ, of which the mean is described.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-
-    Returns:
-        In the unit of ``dice``; all NaN where there is no number. The interval is
-        ``scipy.stats.bootstrap``'s BCa, or percentiles where all resamples agree.
+    ``dice`` has a row for each scored scan (index: first level the fold, last the scan) and a
+    column for each organ, of which the mean is described. The result is all NaN without numbers.
+    The interval is ``scipy.stats.bootstrap``'s BCa, or percentiles where all resamples agree.
     """
     frame = pd.DataFrame(dice).dropna(axis="columns", how="all").dropna(how="all")
     if frame.empty:
@@ -138,14 +124,9 @@ def difference(main: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired(main: pd.DataFrame | pd.Series, other: pd.DataFrame | pd.Series) -> float:
-    """P value of Wilcoxon's signed-rank test, two-sided, over patients that both have scored.
+    """Two-sided P value of Wilcoxon's signed-rank test over patients that both runs have scored.
 
-    Args:
-        main: as for ``describe``.
-        other: the same of another run on the same scans.
-
-    Returns:
-        In (0, 1], 1 for equal scores; NaN without a pair. With n pairs, never below ``2**(1 - n)``.
+    In (0, 1], 1 for equal scores; NaN without a pair. With n pairs, never below ``2**(1 - n)``.
     """
     pairs = difference(pd.DataFrame(main), pd.DataFrame(other))
     # equal but for rounding is a tie
@@ -161,7 +142,7 @@ def smallest_p(pairs: int) -> float:
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """P values adjusted for their number by Holm's step-down method; NaN is no test and stays.
+    """P values adjusted by Holm's step-down method; NaN is no test and stays.
 
     Source: Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
     """

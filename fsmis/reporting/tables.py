@@ -71,7 +71,7 @@ def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
     counts = ["scans", "undefined", "empty"]
     table[counts] = table[counts].fillna(0).astype(int)
     found = presence(scores).reindex(organs)
-    if found["specificity"].notna().any():
+    if found["specificity"].notna().all():
         found.loc[MEAN] = found.mean()
         table = table.join(found)
     shown_presence = [name for name in (*PRESENCE, FALSE_ML) if name in table]

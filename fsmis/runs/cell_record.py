@@ -1,4 +1,4 @@
-"""What the record of a cell must be like to be believed: its checksum, its types, its numbers."""
+"""What makes the record of a cell credible: its checksum, its types, its numbers."""
 
 import hashlib
 import json
@@ -82,14 +82,13 @@ NOTES: dict[str, Check] = {
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with its checksum."""
     return {**record, CHECKSUM: _checksum(record)}
 
 
 def record_problem(record: Mapping[str, Any]) -> str | None:
-    """Why a record of a cell is not to be believed, in a few words; None where it is.
+    """Why a record of a cell is not credible, in a few words; None where it is.
 
-    One without a checksum, as earlier versions wrote, is judged by its contents.
+    Records without a checksum, from earlier versions, are judged by their contents.
     """
     if CHECKSUM in record and record[CHECKSUM] != _checksum(record):
         return "its checksum is that of another content"
@@ -111,11 +110,7 @@ def record_problem(record: Mapping[str, Any]) -> str | None:
 
 
 def value_problem(row: Mapping[str, Any]) -> str | None:
-    """Which value of a row of scores.csv cannot be one, in a few words; None where all can.
-
-    Args:
-        row: some of the columns, those that have no value left out.
-    """
+    """Which value of (part of) a row of scores.csv is impossible; None where all are possible."""
     return _broken(row, {name: ROW[name] for name in row if name in ROW})
 
 

@@ -28,11 +28,9 @@ class Segmented:
     """A segmented query scan.
 
     Attributes:
-        episode: what the method saw.
-        query: the same scan with its label.
-        masks: bool [S, H, W] by organ, of the query slices of the organ's task.
-        truths: the true masks, of the same shapes.
-        matches: what each query slice was segmented from, where the method says so.
+        query: the episode's query, with its label.
+        masks, truths: bool [S, H, W] by organ, of the query slices of the organ's task.
+        matches: see ``Method.matches``.
         seconds: wall time of the method.
     """
 
@@ -44,7 +42,7 @@ class Segmented:
     seconds: float
 
     def rows(self) -> list[dict[str, Any]]:
-        """Scores by organ; ``seconds`` is the organ's equal share, so that a sum is the total."""
+        """Scores by organ; ``seconds`` is the organ's equal share, so that the sum is the total."""
         return [
             {
                 "fold": self.episode.fold,
@@ -58,9 +56,9 @@ class Segmented:
         ]
 
     def write(self, path: Path, organs: dict[str, int]) -> None:
-        """Write the predictions as one label map in the query's geometry (NIfTI).
+        """Write the predictions as one NIfTI label map in the query's geometry.
 
-        Where organs overlap, the one with the higher label id stands.
+        Where organs overlap, the higher label id wins.
         """
         label = np.zeros(self.query.image.shape, np.uint8)
         for organ in sorted(self.masks, key=lambda organ: organs[organ]):
@@ -82,19 +80,14 @@ class Evaluation:
         self._load_support: Callable[[str], Scan] = lru_cache(maxsize=1)(dataset.load)
 
     def build(self) -> Method:
-        """The method, with its weights loaded the first time."""
         if self._method is None:
             self._method = instantiate(self._config)
         return self._method
 
     def fit(self, fold: int) -> pd.DataFrame | None:
-        """Let the method train for a fold, unless it has for this one.
+        """Let the method train for a fold, unless it has already; returns the log of the training.
 
-        Returns:
-            The log of the training; None where there was none.
-
-        Raises:
-            UserError: a scan cannot be read, or none is left to train on.
+        Raises UserError where a scan cannot be read or none is left to train on.
         """
         if self._fitted == fold:
             return None
@@ -105,11 +98,7 @@ class Evaluation:
         return log
 
     def episode(self, cell: Cell) -> tuple[Scan, Episode]:
-        """One query scan with its label, and what the method gets to see.
-
-        Raises:
-            ScanError: a scan cannot be read.
-        """
+        """One query scan with its label, and its episode; ScanError where a scan cannot be read."""
         try:
             query = self._dataset.load(cell.query_scan)
             support = self._load_support(cell.support_scan)
@@ -121,9 +110,7 @@ class Evaluation:
     def segment(self, cell: Cell) -> Segmented:
         """Segment one query scan.
 
-        Raises:
-            ScanError: a scan cannot be read.
-            KeyError: the method left out an organ.
+        Raises ScanError where a scan cannot be read, KeyError where the method left out an organ.
         """
         query, episode = self.episode(cell)
         labels = self._dataset.organs
@@ -143,27 +130,20 @@ Score = dict[str, int | float | None]
 
 
 def score(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float]) -> Score:
-    """Compare two masks over the stack of the scored slices.
+    """Compare two masks bool [S, H, W] over the stack of the scored slices.
 
-    Slices are taken as neighbours at ``spacing[0]`` in the order given: where the organ vanishes in
-    between and the protocol leaves those slices out, distances close that gap.
+    Slices are taken as neighbours at ``spacing[0]`` (mm; z, y, x) in the order given: distances
+    close the gap where the organ vanishes in between and the protocol leaves those slices out.
 
-    An empty prediction of an organ that is there, and the reverse, have overlap 0 and no distance
-    (None). Two empty masks agree: overlap 1, distance None; no protocol asks for them, because an
-    organ that a scan lacks is skipped.
-
-    Args:
-        prediction: bool [S, H, W].
-        truth: bool [S, H, W].
-        spacing: voxel size in mm (z, y, x).
+    If only one mask is empty, the overlap is 0 and the distances are None. Two empty masks have
+    overlap 1 and distances None; protocols skip organs that a scan lacks, so this does not occur.
 
     Returns:
-        ``n_slices``, ``tp``, ``fp``, ``fn`` (voxels), ``slices_true`` that hold the organ,
-        ``slices_found`` with a prediction and ``slices_hit`` with both, ``fp_ml`` (volume of the
-        wrong voxels), ``dice`` and ``iou`` in [0, 1], ``hd95_mm``
-        (95th percentile of the surface distances of both directions together) and ``assd_mm``
-        (average symmetric surface distance: the mean over both surfaces together), as named in
-        scores.csv.
+        Columns of scores.csv: ``n_slices``; voxels ``tp``, ``fp``, ``fn``; ``slices_true`` that
+        hold the organ, ``slices_found`` with a prediction, ``slices_hit`` with both; ``fp_ml``
+        (volume of the wrong voxels); ``dice`` and ``iou`` in [0, 1]; ``hd95_mm`` (95th percentile
+        of the surface distances of both directions together) and ``assd_mm`` (average symmetric
+        surface distance: the mean over both surfaces together).
 
     Raises:
         ValueError: the masks are not bool arrays of the same shape [S, H, W].
@@ -200,5 +180,4 @@ def score(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Slices of the smallest box that holds a mask that is not empty."""
     return tuple(slice(index.min(), index.max() + 1) for index in np.nonzero(mask))

@@ -17,13 +17,8 @@ PACKAGES = [
 
 
 def provenance(seed: int, weights: dict[str, str], data: str) -> dict[str, Any]:
-    """All of it but the end.
-
-    Args:
-        seed: the configured seed.
-        weights: SHA-256 of the weight files, by path.
-        data: ``Dataset.fingerprint``.
-    """
+    """Everything known at the start: ``weights`` are SHA-256 by path, ``data`` is
+    ``Dataset.fingerprint``."""
     return {
         "command": shlex.join(sys.orig_argv),
         "start": now(),
@@ -46,10 +41,8 @@ def now() -> str:
 def git_state() -> dict[str, Any] | None:
     """``commit`` and whether the checkout is ``dirty``; None without git or outside a checkout.
 
-    Dirty are changed files that git tracks, and files of the package that it does not track.
-
-    A checkout that merely surrounds the installed package (a virtual environment inside another
-    project) does not count.
+    Dirty means changed tracked files, or untracked files in the package. A checkout that merely
+    surrounds the installed package (a virtual environment inside another project) does not count.
     """
     own = Path(__file__)
 
@@ -69,7 +62,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def code_version() -> str:
-    """This code in short: its commit, marked where files differ from it, or else its version."""
+    """The commit, marked where files differ from it; without one, the package's version."""
     git = git_state()
     if git is None:
         return package_version("fsmis") or "unknown"
@@ -77,7 +70,7 @@ def code_version() -> str:
 
 
 def device_name() -> str:
-    """The GPU's name where torch is loaded and has one, else the processor's."""
+    """The GPU's name where torch is loaded and has one, otherwise the processor's."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())

@@ -1,10 +1,10 @@
 """The folder of a run: what was planned, what is done, and the scores, safe against kill -9.
 
-The truth is one JSON file for each cell (fold and query scan), renamed into place when complete;
-``scores.csv`` is rebuilt from them. A cell is *done* with its rows, *failed* with a reason,
-*interrupted*, *running* by a process, which may have been killed since, or *missing*; only done
-ones are used again. One whose file is not to be believed (see ``cell_record``) is missing; a run
-sets that file aside and computes the cell again.
+One JSON file for each cell (fold and query scan), renamed into place when complete, is the truth;
+``scores.csv`` is rebuilt from these files. A cell is *done* with its rows, *failed* with a reason,
+*interrupted*, *running* by a process (perhaps killed since) or *missing*; only done cells are used
+again. A cell whose file is not credible (see ``cell_record``) counts as missing: a run sets that
+file aside and computes the cell again.
 """
 
 import json
@@ -20,7 +20,7 @@ import pandas as pd
 
 from fsmis.errors import UserError
 from fsmis.files import LONGEST, author, require_name, write_atomic
-from fsmis.runs.cell_record import CHECKSUM, ROW, TEXT, record_problem, sealed, value_problem
+from fsmis.runs.cell_record import CHECKSUM, LATER, ROW, TEXT, record_problem, sealed, value_problem
 
 COLUMNS = list(ROW)
 PLAN = [
@@ -69,19 +69,14 @@ class RunFolder:
         return path
 
     def write_json(self, name: str, value: dict[str, Any]) -> Path:
-        """``write`` for plain data, as strict JSON."""
         return self.write(name, json.dumps(value, indent=1, allow_nan=False))
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        """Write ``plan.json``: ``cells`` of all folds, and what tables name (see ``run.plan``)."""
+        """Write ``plan.json``: ``cells`` of all folds, and the names that tables use."""
         self.write_json("plan.json", {**plan, "cells": [asdict(cell) for cell in plan["cells"]]})
 
     def plan(self) -> dict[str, Any]:
-        """What ``write_plan`` wrote.
-
-        Raises:
-            UserError: it is missing, damaged or lacks one of ``PLAN``.
-        """
+        """What ``write_plan`` wrote; UserError where it is missing, damaged or incomplete."""
         path = self.path / "plan.json"
         plan = read_json(path) or {}
         try:
@@ -94,10 +89,9 @@ class RunFolder:
             ) from error
 
     def finish(self, cell: Cell, rows: list[dict[str, Any]], **notes: Any) -> None:
-        """Record a cell as done; ``rows`` hold ``COLUMNS``, ``notes`` what else is to be known.
+        """Record a cell as done: ``rows`` hold ``COLUMNS``, ``notes`` anything else worth keeping.
 
-        Raises:
-            ValueError: the rows are no scores.
+        Raises ValueError where the rows are not scores.
         """
         rows = [{column: _finite(row[column]) for column in COLUMNS} for row in rows]
         record = {"state": "done", "rows": rows, **notes}
@@ -120,7 +114,6 @@ class RunFolder:
         self.cell_file(cell).unlink(missing_ok=True)
 
     def cell_file(self, cell: Cell) -> Path:
-        """The file that records a cell."""
         return self.path / f"cells/{cell.name}.json"
 
     def read(self, cell: Cell) -> dict[str, Any]:
@@ -129,18 +122,18 @@ class RunFolder:
         return record if problem is None else {"state": "missing"}
 
     def problem(self, cell: Cell) -> str | None:
-        """Why the file of a cell is not believed, in one line; None where it is or there is none.
+        """Why the file of a cell is not credible, in one line; None where it is, or there is none.
 
-        One without a checksum, which only earlier versions wrote, is believed here.
+        Files without a checksum, from earlier versions, are accepted here.
         """
         _, problem = self._look(cell)
         return None if problem is None else f"{self.cell_file(cell)}: {problem}"
 
     def set_aside(self, cells: list[Cell]) -> list[str]:
-        """Rename files that are not believed, to be computed again; returns a line for each.
+        """Rename files that are not credible, for recomputation; returns a line for each.
 
-        They stay beside the others, as ``fold3_scan36.json.damaged-1``. One without a checksum is
-        among them: it is readable, but no version that wrote none had this one's variants.
+        They stay beside the others, as ``fold3_scan36.json.damaged-1``. Files without a checksum
+        are among them: they are readable, but their versions did not know this one's variants.
         """
         lines = []
         for cell in cells:
@@ -158,7 +151,7 @@ class RunFolder:
         return lines
 
     def states(self, cells: list[Cell], scores: pd.DataFrame) -> list[str]:
-        """State of each cell as ``scores`` of this folder stand: done only with its rows there."""
+        """State of each cell; done only where ``scores`` of this folder hold its rows."""
         scored = set(zip(scores["fold"], scores["query_scan"], strict=True))
         states = []
         for cell in cells:
@@ -169,14 +162,12 @@ class RunFolder:
         return states
 
     def done(self, cells: list[Cell]) -> list[Cell]:
-        """Those of the cells that need no computing."""
         return [cell for cell in cells if self.read(cell)["state"] == "done"]
 
     def rebuild(self) -> pd.DataFrame:
         """Write ``scores.csv`` from all done cells and return it.
 
-        Repeated until no cell has changed meanwhile, so that the last of several concurrent
-        writers leaves all rows.
+        Repeated until no cell has changed, so that the last of several writers leaves all rows.
         """
         rows = self._rows()
         while True:
@@ -187,11 +178,7 @@ class RunFolder:
                 return scores
 
     def scores(self) -> pd.DataFrame:
-        """Rows of ``scores.csv`` (empty where there is none), scan ids as text.
-
-        Raises:
-            UserError: the file is not such a table, or has a value that cannot be one.
-        """
+        """Rows of ``scores.csv`` (or none), scan ids as text; UserError for bad values."""
         path = self.path / "scores.csv"
         if not path.is_file():
             return pd.DataFrame(columns=COLUMNS)
@@ -200,6 +187,7 @@ class RunFolder:
             scores = pd.read_csv(path, dtype=NAMES, na_values=empty, keep_default_na=False)
         except (ValueError, OSError) as error:
             raise UserError(f"{path}: not a table of scores; run the same command again") from error
+        scores = scores.reindex(columns=list(dict.fromkeys([*scores, *LATER])))
         lacking = [column for column in COLUMNS if column not in scores]
         if lacking:
             raise UserError(
@@ -218,7 +206,6 @@ class RunFolder:
         return sorted(rows, key=lambda row: (row["fold"], row["query_scan"].zfill(LONGEST)))
 
     def _look(self, cell: Cell) -> tuple[dict[str, Any], str | None]:
-        """``_read_cell`` of its file, which must be of its support too."""
         record, problem = _read_cell(self.cell_file(cell))
         if problem is None and record.get("support_scan", cell.support_scan) != cell.support_scan:
             problem = f"supported by scan {record['support_scan']}, not {cell.support_scan}"
@@ -229,11 +216,7 @@ class RunFolder:
 
 
 def require_writable(folder: str | Path) -> None:
-    """Refuse a folder in which nothing can be created; creates nothing.
-
-    Raises:
-        UserError: it, or its nearest parent that exists, is no folder or is not writable.
-    """
+    """Refuse (UserError) a folder in which nothing can be created, without creating anything."""
     nearest = Path(folder).expanduser().absolute()
     while not os.path.lexists(nearest):
         nearest = nearest.parent
@@ -243,7 +226,7 @@ def require_writable(folder: str | Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """An object from a JSON file; None where there is none or it is damaged."""
+    """An object from a JSON file; None where it is missing or damaged."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
@@ -252,7 +235,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _read_cell(path: Path) -> tuple[dict[str, Any], str | None]:
-    """Record in the file of a cell, missing where there is none; why it is not to be believed."""
+    """The record of a cell (``missing`` without one), and why it is not credible."""
     try:
         record = json.loads(path.read_bytes())
     except FileNotFoundError:

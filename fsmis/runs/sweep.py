@@ -1,4 +1,4 @@
-"""What surrounds the jobs of a sweep, in whichever process a launcher runs them."""
+"""What surrounds the jobs of a sweep, whichever process a launcher runs them in."""
 
 import atexit
 import json
@@ -38,17 +38,17 @@ LAUNCHERS = ("joblib", "submitit", "ray")
 
 
 class SweepSummary(Callback):
-    """Lists the jobs that failed, when all are through, and exits with code 1 if there are any.
+    """List the jobs that failed once all are through, and exit with code 1 if there are any.
 
-    Jobs may run in other processes and on other machines, so each notes its end in a file; that of
-    a job that was killed still says so. Hydra hands this object, with the folder, to every job.
+    Jobs may run in other processes and on other machines, so each notes its end in a file; the note
+    of a killed job says so too. Hydra hands this object, with the folder, to every job.
     """
 
     def __init__(self) -> None:
         self._jobs: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a results folder that cannot be written, before Hydra writes to it."""
+        """Refuse an unwritable results folder before Hydra writes to it."""
         with command_line():
             require_writable(config.results_dir)
             require_installed(config.hydra.launcher._target_)
@@ -59,7 +59,6 @@ class SweepSummary(Callback):
         atexit.register(self._print)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note that a job has begun."""
         self._note(config, "was killed or still runs")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -105,7 +104,7 @@ class SweepSummary(Callback):
 
 @contextmanager
 def killed_jobs() -> Iterator[None]:
-    """Exit with code 1 and a line where a launcher gives up: a job was killed, or not accepted."""
+    """Exit with code 1 and a line where a launcher gives up: a job was killed, or refused."""
     try:
         yield
     except Exception as error:
@@ -121,7 +120,7 @@ def killed_jobs() -> Iterator[None]:
 
 
 def require_installed(target: str) -> None:
-    """Refuse a launcher whose package, or Slurm, is not there; Hydra's own need none."""
+    """Refuse a launcher whose package, or Slurm, is missing; Hydra's own launchers need none."""
     package, _, module = target.partition(".")
     if package == "hydra_plugins":
         plugin = module.split(".")[0]
@@ -144,9 +143,8 @@ class Job:
 
     Attributes:
         shared: overrides of all runs of the sweep, as on the command line.
-        values: its value of each key that the command line or its experiment sweeps.
-        cfg: its configuration.
-        choices: name of the choice in each group.
+        values: value of each key that the command line or its experiment sweeps.
+        choices: name of the choice in each config group.
     """
 
     shared: list[str]
@@ -163,9 +161,8 @@ class Job:
 def compose_jobs(overrides: list[str], multirun: bool) -> list[Job]:
     """The jobs of a command line, in the order in which Hydra starts them.
 
-    Raises:
-        HydraException: an override that Hydra refuses.
-        UserError: a sweep without any job, or a mapping that would not replace the one there.
+    HydraException where Hydra refuses an override; UserError without jobs, or for a mapping that
+    would not replace the existing one.
     """
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         if not multirun:
@@ -186,11 +183,7 @@ def compose_jobs(overrides: list[str], multirun: bool) -> list[Job]:
 
 
 def sweeps(overrides: Iterable[str]) -> list[str]:
-    """Those of some overrides that give a key several values.
-
-    Raises:
-        HydraException: an override that Hydra refuses.
-    """
+    """The overrides that give a key several values; HydraException where Hydra refuses one."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return [str(override.input_line) for override in parsed if override.is_sweep_override()]
 
@@ -209,11 +202,7 @@ def _key(override: str) -> str:
 
 
 def parse_shard(shard: str | None) -> tuple[int, int]:
-    """Number of a share, from 1, and how many there are; 1 of 1 for None.
-
-    Raises:
-        UserError: it is no such share.
-    """
+    """Number of a share, from 1, and how many there are (1 of 1 for None); UserError if invalid."""
     if shard is None:
         return 1, 1
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
@@ -223,21 +212,14 @@ def parse_shard(shard: str | None) -> tuple[int, int]:
 
 
 def share(cells: list[Cell], every: list[Cell], shard: str | None, variant: str) -> list[Cell]:
-    """Those of the cells that are in a share.
+    """The requested cells that are in a share.
 
-    A cell's share depends on its place among all cells of the run and on the variant alone, not on
-    the folds selected or what is done: the shares of one n are disjoint, together they are all, and
-    they differ by one cell of a run at most. The variant shifts the start, so that many small runs
-    of a sweep spread as well.
+    A cell's share depends only on its place among all cells of the run (``every``, of all folds)
+    and on the variant, not on the folds selected or what is done. So the shares of one n are
+    disjoint, cover everything, and differ by at most one cell of a run. The variant (hexadecimal)
+    shifts the start, so that many small runs of a sweep spread as well.
 
-    Args:
-        cells: the requested ones.
-        every: those of all folds.
-        shard: as in ``parse_shard``.
-        variant: hash of the variant, hexadecimal.
-
-    Raises:
-        UserError: ``shard`` is none.
+    Raises UserError where ``shard`` is invalid (see ``parse_shard``).
     """
     number, n_shares = parse_shard(shard)
     place = {cell: position + int(variant, 16) for position, cell in enumerate(every)}

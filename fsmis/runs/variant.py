@@ -48,13 +48,11 @@ def identity(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
 def configured(cfg: DictConfig) -> dict[str, Any]:
     """What can change a score and is known without the data.
 
-    The method with all that it nests, the protocol without the fold selection (``fold=0`` and
+    The method with everything nested in it, the protocol without the fold selection (``fold=0`` and
     ``fold=all`` resume each other), the dataset without its folder, the contents of the files that
-    the method names (weights), the code of the classes that these name and of the scoring, and the
-    seed.
+    the method names (weights), the code of these classes and of the scoring, and the seed.
 
-    Raises:
-        UserError: an organ that is selected is none of the dataset, or a file of code is damaged.
+    Raises UserError for a selected organ that the dataset lacks, or damaged code files.
     """
     cfg = with_selected_organs(cfg)
     weights = {key: digest for key, (_, digest) in _files(cfg.method).items()}
@@ -75,12 +73,9 @@ def variant_hash(identified: dict[str, Any]) -> str:
 
 
 def news(parent: Path, variant: str, identified: dict[str, Any]) -> list[str]:
-    """Why a variant that is configured like one of before is computed anew, a line for each.
+    """Why a variant configured like an earlier one is computed anew, a line for each reason.
 
-    Args:
-        parent: folder of all variants of a method on a dataset.
-        variant: hash of this one.
-        identified: identity of this one.
+    ``parent`` is the folder of all variants of a method on a dataset.
     """
     if (parent / variant).exists():
         return []
@@ -98,17 +93,12 @@ def news(parent: Path, variant: str, identified: dict[str, Any]) -> list[str]:
 
 
 def settings(config: DictConfig, part: str) -> dict[str, Any]:
-    """The scored settings of a part of the configuration: value by dotted key.
-
-    Args:
-        config: the part, such as ``cfg.method``.
-        part: its key, such as ``method``.
-    """
+    """The scored settings of a part of the configuration, such as ``method``, by dotted key."""
     return dict(_flat(OmegaConf.to_container(config, resolve=True), part, len(part) + 1))
 
 
 def weights_of(config: DictConfig) -> dict[str, str]:
-    """SHA-256 of the weights that a method was built with, those from the hub too, by name."""
+    """SHA-256, by name, of the weights a method was built with, including those from the hub."""
     return dict(_files(config).values()) | {
         value: sha256(path)
         for key, value in settings(config, "method").items()
@@ -117,7 +107,7 @@ def weights_of(config: DictConfig) -> dict[str, str]:
 
 
 def _downloaded(config: DictConfig, key: str, value: Any) -> Path | None:
-    """The file in the hub's cache that stands behind a hub id, if a setting is one."""
+    """The file in the hub's cache that a setting's hub id stands for, if it is one."""
     owner, _, name = key.rpartition(".")
     if name == "checkpoint" and OmegaConf.select(config, f"{owner}.model") is not None:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(value)):  # of the engines over transformers
@@ -130,11 +120,11 @@ def _downloaded(config: DictConfig, key: str, value: Any) -> Path | None:
 
 
 def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
-    """Name and SHA-256 of the files, given by path or shipped, that settings name; by setting. Of a
-    folder that transformers opens, the SHA-256 of those of its configuration and its weights.
+    """Name and SHA-256, by setting, of the files, given by path or shipped, that settings name.
 
-    A hub id stands for itself: the same file on every machine, downloaded or not. A folder of
-    predictions stands for the names and contents of its files.
+    A folder that transformers opens counts by its configuration and weights; a folder of
+    predictions by the names and contents of its files. A hub id stands for itself: it is the same
+    file on every machine, downloaded or not.
     """
     found = {}
     for key, value in settings(config, "method").items():
@@ -151,7 +141,7 @@ def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
 
 
 def _flat(value: Any, key: str, start: int) -> Iterator[tuple[str, Any]]:
-    """Values by dotted key from its position ``start`` on, those that are not scored left out."""
+    """Values by dotted key from its position ``start`` on, without those that are not scored."""
     if key in NOT_SCORED:
         return
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
@@ -172,7 +162,7 @@ def _class_name(dotted: Any) -> str:
 
 
 def _without_modules(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings with classes by name alone: where their code lies changes no score."""
+    """Settings with classes only by name: where their code lies changes no score."""
     return {key: _class_name(v) if _is_target(key) else v for key, v in values.items()}
 
 

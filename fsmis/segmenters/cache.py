@@ -1,8 +1,8 @@
 """Features of images and memories of labels on disk, so that the runs of a sweep share them.
 
-An entry is one file, named after all that determines it. It is read whole or not at all, so any
-number of processes may share a folder, also on a network file system; `diskcache` keeps an index in
-SQLite, which does not bear that, and pickles.
+An entry is one file, named after everything that determines it, and read whole or not at all, so
+any number of processes may share a folder, even on a network file system. `diskcache` uses pickles
+and an SQLite index, which does not survive that.
 """
 
 from __future__ import annotations
@@ -34,23 +34,17 @@ SLACK = 0.05  # of the size: written by one process before it looks at the folde
 
 
 def open_cache(dir: str | None, max_gb: float) -> FeatureCache | None:
-    """The cache of ``conf/config.yaml``; None for ``cache.dir=null``.
-
-    Raises:
-        UserError: ``max_gb`` is not above 0.
-    """
+    """The cache of ``conf/config.yaml``, None without ``dir``; UserError for ``max_gb <= 0``."""
     if not max_gb > 0:
         raise UserError(f"cache.max_gb={max_gb}: must be above 0; cache.dir=null keeps nothing")
     return None if dir is None else FeatureCache(Path(dir).expanduser(), int(max_gb * 1e9))
 
 
 class FeatureCache:
-    """What networks make of images, the least recently used given up first.
+    """What networks make of images; the least recently used entries are deleted first.
 
-    Args:
-        folder: of the entries; made when there is one.
-        max_bytes: size of the folder. One process keeps it; every further one that writes at the
-            same time may exceed it by a twentieth.
+    The folder, made on the first entry, stays below ``max_bytes`` with one process; every further
+    one that writes at the same time may exceed it by a twentieth.
     """
 
     def __init__(self, folder: Path, max_bytes: int):
@@ -66,7 +60,7 @@ class FeatureCache:
         Args:
             network: :func:`fingerprint` of what computes.
             images: float32 ``[B, H, W]``, B at least 1.
-            compute: from images to tensors, each with B rows, a row depending on its image alone.
+            compute: from images to tensors with B rows, each row depending only on its image.
         """
         keys = [key(network, image) for image in images]
         return self.reuse_rows(keys, lambda rows: compute(images[rows]))
@@ -76,9 +70,8 @@ class FeatureCache:
     ) -> list[Tensor]:
         """What ``compute`` returns for all rows, on the CPU; it gets only those without an entry.
 
-        Args:
-            keys: of the rows, at least one: :func:`key` of all that determines a row.
-            compute: from rows, int ``[B]``, to tensors with B rows.
+        ``keys`` holds, for at least one row, :func:`key` of everything that determines it;
+        ``compute`` maps rows, int ``[B]``, to tensors with B rows.
         """
         paths = [self.folder / name[:2] / f"{name[2:]}.features" for name in keys]
         entries = {path: self._read(path) for path in paths}
@@ -110,7 +103,7 @@ class FeatureCache:
         return [tensors[str(index)] for index in range(len(tensors))]
 
     def _write(self, path: Path, entry: list[Tensor]) -> None:
-        """Keep an entry if there is a place for it; the work goes on where there is none."""
+        """Keep an entry if there is room for it; the work goes on where there is none."""
         payload = save({str(index): tensor.contiguous() for index, tensor in enumerate(entry)})
         try:
             write_atomic(path, _checksum(payload) + payload, durable=False)
@@ -123,11 +116,11 @@ class FeatureCache:
             self._unseen = 0
 
     def size(self) -> int:
-        """Bytes in the folder, those of files that are being written too."""
+        """Bytes in the folder, including files that are being written."""
         return sum(size for _, size, _ in self._files())
 
     def _evict(self) -> None:
-        """Remove the least recently used files, those of killed writers too."""
+        """Remove the least recently used files, including those of killed writers."""
         files = sorted(self._files())
         excess = sum(size for _, size, _ in files) - (1 - SLACK) * self.max_bytes
         for _, size, path in files:
@@ -137,7 +130,6 @@ class FeatureCache:
             excess -= size
 
     def _files(self) -> list[tuple[int, int, Path]]:
-        """Time of the last use in ns, bytes and path of each file."""
         files = []
         for path in self.folder.glob("*/*"):
             try:
@@ -149,12 +141,9 @@ class FeatureCache:
 
 
 def key(network: str, image: np.ndarray) -> str:
-    """SHA-256 (hex) of what computes and the pixels it is given.
+    """SHA-256 (hex) of what computes, its image, and the image's shape and dtype.
 
-    Args:
-        network: :func:`fingerprint` of what computes; for more than an image, what else it is
-            given.
-        image: any shape and dtype, which count too.
+    ``network`` is the :func:`fingerprint`, followed by any input besides the image.
     """
     pixels = np.ascontiguousarray(image)
     digest = hashlib.sha256(f"{network} {pixels.dtype} {pixels.shape}".encode())
@@ -165,11 +154,8 @@ def key(network: str, image: np.ndarray) -> str:
 def fingerprint(network: nn.Module, settings: dict[str, Any], device: torch.device) -> str:
     """SHA-256 (hex) of what determines a network's features of an image, to the last bit.
 
-    Args:
-        network: whose weights and buffers count.
-        settings: plain data: its architecture, what is done to images before, and the
-            ``source_hash`` of the code that does it.
-        device: where it runs; rounding depends on the model, on a CPU on the threads too.
+    ``settings`` are plain data: architecture, preprocessing, ``source_hash`` of the code. Rounding
+    depends on the device's model, and on a CPU on the number of threads.
     """
     if device.type == "cpu":
         machine = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"

@@ -1,4 +1,4 @@
-"""Weights into a network: the expected file, strictly, as Meta or transformers publish it."""
+"""Load weights into a network: the expected file, strictly, as Meta or transformers publish it."""
 
 import re
 from collections.abc import Iterable
@@ -12,17 +12,12 @@ from fsmis.files import read_state, sha256
 
 
 def load_weights(model: torch.nn.Module, checkpoint: str, expected_sha256: str | None) -> None:
-    """Load a checkpoint into a model, every tensor of it and no other.
+    """Load a checkpoint into SAM2's network, every tensor of it and no other.
 
-    Args:
-        model: SAM2's network.
-        checkpoint: see ``find_checkpoint``: a file of Meta's (``.pt``, the weights under ``model``
-            or as they are), one of this project, or ``model.safetensors`` of transformers.
-        expected_sha256: of the file; None: not checked.
-
-    Raises:
-        UserError: the file is missing, not a checkpoint, not the one expected, or of another
-            architecture.
+    ``checkpoint`` (see ``find_checkpoint``) is a file of Meta's (``.pt``, the weights at the top or
+    under ``model``), one of this project, or ``model.safetensors`` of transformers. Raises
+    UserError where it is missing, no checkpoint, of another architecture, or has not the expected
+    SHA-256.
     """
     path = find_checkpoint(checkpoint)
     if expected_sha256 and sha256(path) != expected_sha256:
@@ -60,9 +55,14 @@ HUB_FILES |= {
 }
 
 
+def repository(checkpoint: str) -> str:
+    """The hub repository of a checkpoint that is one of several there."""
+    return "/".join(checkpoint.split("/")[:2])
+
+
 def local_files(checkpoint: str) -> list[Path]:
     """The file of a checkpoint given by path or shipped, or the two of a folder that transformers
-    opens; none where it is neither."""
+    opens; empty where it is neither."""
     given = Path(checkpoint).expanduser()
     folder = [given / "config.json", given / "model.safetensors"]
     places = [[given], [SHIPPED / checkpoint], folder]
@@ -72,8 +72,7 @@ def local_files(checkpoint: str) -> list[Path]:
 def find_checkpoint(checkpoint: str) -> Path:
     """The local file of a checkpoint; one named by its hub id is downloaded once and cached.
 
-    Raises:
-        UserError: no such file, or the hub cannot be reached.
+    Raises UserError where there is no such file or the hub cannot be reached.
     """
     if len(found := local_files(checkpoint)) == 1:
         return found[0]
@@ -87,7 +86,7 @@ def find_checkpoint(checkpoint: str) -> Path:
 
     name = HUB_FILES[checkpoint]
     try:
-        return Path(hf_hub_download("/".join(checkpoint.split("/")[:2]), name))
+        return Path(hf_hub_download(repository(checkpoint), name))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"{name} of {checkpoint} is not cached and the Hugging Face hub cannot be reached; "
@@ -155,19 +154,13 @@ RULES = [
 
 
 def is_of_transformers(state: Iterable[str]) -> bool:
-    """Whether the names of some weights are those of transformers' SAM2."""
     return any(name.startswith("vision_encoder.") for name in state)
 
 
 def to_meta(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """Weights of transformers' SAM2 under Meta's names.
+    """Weights of transformers' SAM2 under Meta's ``names`` (of all tensors of the network).
 
-    Args:
-        state: by the names of transformers.
-        names: Meta's, of all tensors of the network.
-
-    Returns:
-        What ``state`` has of them, and under its own name whatever it has besides.
+    Anything else in ``state`` keeps its name.
     """
     left = dict(state)
     image, prompt = left.get(IMAGE_EMBEDDING), left.get(PROMPT_EMBEDDING)
@@ -187,7 +180,6 @@ def to_meta(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]
 
 
 def in_transformers(name: str) -> str:
-    """What transformers calls the tensor of this name of Meta's."""
     for pattern, replacement in RULES:
         name = pattern.sub(replacement, name)
     return name

@@ -12,11 +12,9 @@ from fsmis.settings import require_at_least
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called ``auto`` (CUDA when there is one, else CPU), ``cpu``, ``cuda``, ``cuda:N``
-    or ``mps``.
+    """The device ``auto`` (CUDA if available, else CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
-    Raises:
-        UserError: no such device on this machine.
+    Raises UserError where this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,16 +27,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def compile_encoder(model: Any, pixels: Tensor) -> None:
-    """Compile it here, for batches of this one size, and not in the first scan, which is timed.
+    """Compile SAM2's encoder now, for batches the size of ``pixels`` ``[B, 3, S, S]``.
 
-    Weights keep their names.
-
-    Args:
-        model: SAM2's network (``SAM2Base``).
-        pixels: a batch ``[B, 3, S, S]`` to try it with.
-
-    Raises:
-        UserError: it cannot be compiled on this machine.
+    Otherwise the first scan would do it and be timed with it. Weights keep their names. Raises
+    UserError where it cannot be compiled on this machine.
     """
     # The trunk alone: the neck fills a dict of position encodings in its first pass, for which its
     # second would be compiled anew.
@@ -54,13 +46,11 @@ def compile_encoder(model: Any, pixels: Tensor) -> None:
 
 
 def limit_threads(count: int | None) -> None:
-    """Let torch use so many CPU threads in this process; None leaves it to its surroundings.
+    """Limit torch's CPU threads in this process to ``count``, at least 1 (UserError).
 
-    These are ``OMP_NUM_THREADS``, which joblib sets in its workers to their share of the cores, or
-    else all cores. May be called before torch is loaded, which takes seconds not all runs need.
-
-    Raises:
-        UserError: below 1.
+    None keeps the default: ``OMP_NUM_THREADS``, which joblib sets in its workers to their share of
+    the cores, or all cores. May be called before torch is loaded, which takes seconds that not all
+    runs need.
     """
     if count is None:
         return

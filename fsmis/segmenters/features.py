@@ -43,7 +43,7 @@ class Features:
 
     @staticmethod
     def cat(parts: list[Features]) -> Features:
-        """Join features along the batch; every row then counts as another image."""
+        # joined rows count as different images
         levels = [torch.cat(level) for level in zip(*(p.levels for p in parts), strict=True)]
         keys = [p.keys for p in parts if p.keys is not None]
         joined = np.concatenate(keys) if len(keys) == len(parts) else None
@@ -72,7 +72,6 @@ class Memory:
 
     @staticmethod
     def cat(parts: list[Memory]) -> Memory:
-        """Join memories along the batch."""
         features = torch.cat([p.features for p in parts])
         return Memory(features, torch.cat([p.pointer for p in parts]), parts[0].position)
 
@@ -91,15 +90,12 @@ def to_frames(images: np.ndarray, image_size: int) -> np.ndarray:
 
 
 def on_grid(masks: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Float ``[B, h, w]``: the part of each grid cell that masks ``[B, H, W]`` cover."""
+    """Float ``[B, h, w]``: the share of each grid cell that masks ``[B, H, W]`` cover."""
     return F.interpolate(masks[:, None].float(), size, mode="area")[:, 0]
 
 
 def masked_average(features: Tensor, masks: Tensor) -> Tensor:
-    """Mean feature vector ``[B, C]`` of ``[B, C, h, w]`` under the weights ``[B, h, w]``.
-
-    Masked average pooling; a mask without any weight gives zeros.
-    """
+    """Mean ``[B, C]`` of features ``[B, C, h, w]`` by weights ``[B, h, w]``; 0 without any."""
     area = masks.sum((1, 2)).clamp(min=torch.finfo(masks.dtype).tiny)
     return torch.einsum("bchw,bhw->bc", features, masks) / area[:, None]
 
@@ -107,16 +103,12 @@ def masked_average(features: Tensor, masks: Tensor) -> Tensor:
 def local_prototypes(
     features: Tensor, masks: Tensor, window: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """Mean feature vectors of windows, and which of them the mask fills.
+    """Mean features ``[B, P, C]`` of all P windows, and which the mask fills, bool ``[B, P]``.
 
     Args:
-        features: ``[B, C, h, w]``.
-        masks: weights ``[B, h, w]``.
+        features: ``[B, C, h, w]``; ``masks``: weights ``[B, h, w]``.
         window: side of the windows in grid cells; those at the far border may be smaller.
-        threshold: a window counts where the mask's mean in it is higher.
-
-    Returns:
-        vectors ``[B, P, C]`` of all P windows, and bool ``[B, P]``: the windows that count.
+        threshold: the mask fills a window where its mean there is higher.
     """
     vectors = F.avg_pool2d(features, window, ceil_mode=True).flatten(2).transpose(1, 2)
     filled = F.avg_pool2d(masks[:, None], window, ceil_mode=True).flatten(1)
@@ -128,8 +120,8 @@ def adaptive_prototypes(
 ) -> tuple[Tensor, Tensor]:
     """Local prototypes and, last, the masked average: vectors ``[B, P + 1, C]``, bool ``[B, P+1]``.
 
-    ALPNet has the average among the foreground's prototypes (``always_average``), and among the
-    background's not; there it counts only where the mask fills no window.
+    In ALPNet the foreground's prototypes always include the average (``always_average``), the
+    background's only where the mask fills no window.
     """
     local, counts = local_prototypes(features, masks, window, threshold)
     average = masked_average(features, masks)
@@ -142,12 +134,11 @@ def cosine_logits(
 ) -> Tensor:
     """Logits ``[B, h, w]`` of one class: scaled cosine similarity to its prototypes.
 
-    With several prototypes, the sum of their similarities weighted by the softmax over them, which
-    is ALPNet's soft maximum; with one it is PANet's similarity.
+    With several prototypes, the sum of their similarities weighted by the softmax over them
+    (ALPNet's soft maximum); with one it is PANet's similarity.
 
     Args:
-        features: ``[B, C, h, w]``.
-        prototypes: ``[B, P, C]``.
+        features: ``[B, C, h, w]``; ``prototypes``: ``[B, P, C]``.
         counts: bool ``[B, P]``, the prototypes to use, one or more in each row; None: all.
         scale: of the cosine (PANet: 20).
     """
@@ -162,10 +153,8 @@ def cosine_logits(
 def panet_logits(support: Tensor, foreground: Tensor, query: Tensor) -> Tensor:
     """PANet: logits ``[B, 2, h, w]`` of background and foreground, one prototype each.
 
-    Args:
-        support: features ``[B, C, h, w]`` of labelled images.
-        foreground: weights ``[B, h, w]`` in [0, 1] on them.
-        query: features ``[B, C, h, w]``.
+    ``support`` and ``query`` are features ``[B, C, h, w]``; ``foreground`` weights the support,
+    ``[B, h, w]`` in [0, 1].
     """
     averages = (masked_average(support, weights) for weights in (1 - foreground, foreground))
     return torch.stack([cosine_logits(query, average[:, None]) for average in averages], 1)
@@ -184,5 +173,5 @@ def alpnet_logits(
 
 
 def batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Rows along the first axis, ``size`` at a time; the last portion may be smaller."""
+    """Rows along the first axis, ``size`` at a time; the last batch may be smaller."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -14,7 +14,7 @@ from rich.table import Table
 from fsmis.cli import console
 from fsmis.files import sha256
 from fsmis.runs.provenance import git_state
-from fsmis.segmenters.checkpoints import HUB_FILES, SHIPPED
+from fsmis.segmenters.checkpoints import HUB_FILES, SHIPPED, repository
 from fsmis.source import package_version
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -47,7 +47,7 @@ def torch_fit() -> list[Finding]:
 
 
 def sam2_imports() -> list[Finding]:
-    """The sam2 package imports; alone in a process, since it starts Hydra when imported."""
+    """The sam2 package imports; checked in its own process, since importing it starts Hydra."""
     code = "import sam2.modeling.sam2_base"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode == 0:
@@ -77,7 +77,7 @@ def sam2_weights() -> list[Finding]:
     cached = {
         checkpoint: Path(path)
         for checkpoint, name in HUB_FILES.items()
-        if isinstance(path := try_to_load_from_cache(checkpoint, name), str)
+        if isinstance(path := try_to_load_from_cache(repository(checkpoint), name), str)
     }
     if not cached:
         fix = "segmenter=sam2.1_tiny downloads its own on first use; sam2_mini needs none"
@@ -107,7 +107,6 @@ def lpips_backbones() -> list[Finding]:
 
 
 def device() -> list[Finding]:
-    """What ``device=auto`` will be."""
     import torch
 
     if torch.cuda.is_available():
@@ -180,7 +179,6 @@ def examine() -> list[Finding]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print all findings as a table."""
     argparse.ArgumentParser(
         prog="python -m fsmis doctor",
         description="Check versions, weights, devices and data of this machine, and say what to do "
@@ -199,7 +197,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _line(error: BaseException | str) -> str:
-    """The last line of an error: what happened."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
 

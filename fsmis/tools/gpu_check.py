@@ -26,7 +26,7 @@ from rich.table import Table
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line, console
 from fsmis.data.protocol import Episode
 from fsmis.files import write_atomic
-from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
+from fsmis.methods.sam2_video import Sam2Single
 from fsmis.runs.provenance import git_state, now
 from fsmis.segmenters.device import resolve_device
 from fsmis.tools import doctor
@@ -47,11 +47,12 @@ from fsmis.tools.phantom import write_phantom
 
 DICE = 0.1  # largest difference of the method's mean, in points
 NEEDS_GPU = "needs a GPU"
+SHORT = "method=sam2_single", "test_time=none"  # where only the memory of the device matters
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 
 
-class FillsMemory(AugmentMatchPrompt):
-    """The default method, that takes all memory of the device at scan 1 of three."""
+class FillsMemory(Sam2Single):
+    """A method that takes all memory of the device at scan 1."""
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         """See ``Method.segment``."""
@@ -120,8 +121,8 @@ def same_dice(setting: Setting) -> Row:
 
 def out_of_memory(setting: Setting) -> Row:
     """One scan of three takes all memory."""
-    method = f"method._target_=fsmis.tools.gpu_check.{FillsMemory.__name__}"
-    done = run(setting, "memory", method, f"device={setting.device}")
+    greedy = f"method._target_=fsmis.tools.gpu_check.{FillsMemory.__name__}"
+    done = run(setting, "memory", *SHORT, greedy, f"device={setting.device}")
     lines = [line for line in done.stderr.splitlines() if line.startswith("scan 1 ")]
     reported = [line for line in lines if re.search("allocate|out of memory", line)]
     scored = sum(found["query_scan"].nunique() for found in scores(setting, "memory"))
@@ -134,7 +135,7 @@ def two_jobs(setting: Setting) -> Row:
     """Two runs at a time through joblib on the one device."""
     if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None:
         return Row("", 'no joblib: pip install -e ".[joblib]"', outcome=SKIPPED)
-    sweep = ["-m", "method=sam2_single", "seed=0,1", "hydra/launcher=joblib"]
+    sweep = ["-m", *SHORT, "seed=0,1", "hydra/launcher=joblib"]
     done = run(setting, "jobs", *sweep, f"device={setting.device}")
     means = [100 * found["dice"].mean() for found in scores(setting, "jobs")]
     holds = done.returncode == 0 and len(means) == 2 and np.ptp(means) <= DICE

@@ -2,7 +2,7 @@
 
 The abdomen follows the prepared CHAOS scans (row 0 posterior, liver at small columns, z grows to
 the head; labels 1 liver, 2 right kidney, 3 left kidney, 4 spleen), the heart the prepared CMR scans
-in short axis (labels 1 LV myocardium, 2 LV blood pool, 3 RV). Patients differ in size, in place,
+in short axis (labels 1 LV myocardium, 2 LV blood pool, 3 RV). Patients differ in size, in position,
 shape and brightness of every tissue, in smooth deformation, noise and bias field.
 """
 
@@ -30,15 +30,10 @@ ANATOMIES = {"abdomen": ABDOMEN, "cardiac": CARDIAC}
 
 
 def generate(kind: str, seed: int, scan: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One patient, the same for the same arguments however many others are generated.
-
-    Args:
-        kind: ``abdomen`` or ``cardiac``.
-        seed: of the whole data set.
-        scan: number of the patient.
+    """One patient of kind ``abdomen`` or ``cardiac``, independent of how many others are generated.
 
     Returns:
-        image int16 [Z, H, W], 0 and more, label uint8 [Z, H, W], affine [4, 4] in (x, y, z) order.
+        image int16 [Z, H, W], at least 0, label uint8 [Z, H, W], affine [4, 4] in (x, y, z) order.
     """
     anatomy = ANATOMIES[kind]
     magnitude, label = mr_patient(anatomy, SIZE, np.random.default_rng([seed, scan]))
@@ -49,10 +44,8 @@ def generate(kind: str, seed: int, scan: int) -> tuple[np.ndarray, np.ndarray, n
 def write_phantom(out: Path | str, kind: str = "abdomen", scans: int = 4, seed: int = 0) -> None:
     """Write ``image_<id>.nii.gz`` and ``label_<id>.nii.gz`` for the ids 1 to ``scans`` to ``out``.
 
-    A heart is read with ``dataset=cmr dataset.root=DIR dataset.fold_starts=2``.
-
-    Raises:
-        UserError: ``out`` cannot be written or holds other scans, or a number is too low.
+    A heart is read with ``dataset=cmr dataset.root=DIR dataset.fold_starts=2``. Raises UserError
+    where ``out`` cannot be written or holds other scans, or a number is too low.
     """
     if scans < 1:
         raise UserError(f"--scans={scans}: choose 1 or more (a benchmark needs 2)")
@@ -133,7 +126,6 @@ def write_dicom(
     """Write one MR slice.
 
     Args:
-        path: its file.
         pixels: uint16 [H, W].
         position: of the first pixel's centre, mm (x, y, z), LPS.
         orientation: directions in which columns and rows grow, LPS.
@@ -171,17 +163,10 @@ LAYOUTS: dict[str, tuple[Writer, int]] = {  # with rows and columns of the real 
 def write_raw(
     dataset: str, out: Path, scans: int = 4, seed: int = 0, size: int | None = None
 ) -> None:
-    """Write the first ``scans`` published scans of a dataset to ``out``.
+    """Write the first ``scans`` published scans of ``chaos``, ``synapse`` or ``cmr`` to ``out``.
 
-    Args:
-        dataset: ``chaos``, ``synapse`` or ``cmr``.
-        out: folder.
-        scans: number of patients.
-        seed: other seeds are other patients.
-        size: rows and columns; those of the real scans where None.
-
-    Raises:
-        UserError: a number cannot be used, or ``out`` cannot be written.
+    Other seeds are other patients; ``size`` is in pixels (None: that of the real scans). Raises
+    UserError where a number cannot be used or ``out`` cannot be written.
     """
     writer, real_size = LAYOUTS[dataset]
     size = real_size if size is None else size
@@ -201,7 +186,6 @@ def write_raw(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line; exit code 2 with one line on bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m fsmis phantom",
         description="Write generated scans, prepared or as the raw download of a dataset.",

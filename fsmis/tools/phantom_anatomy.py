@@ -8,13 +8,10 @@ from scipy.ndimage import gaussian_filter
 
 @dataclass(frozen=True)
 class Tissue:
-    """An ellipsoid of the mean patient.
+    """An ellipsoid of the mean patient, in mm (z, y, x) from the middle of the volume.
 
-    Attributes:
-        label: label id, 0 for what is no organ.
-        intensity: relative, 0 (air) to 1; of CT, the place in the abdominal window.
-        centre: mm (z, y, x) from the middle of the volume.
-        radii: mm (z, y, x).
+    ``label`` is 0 for what is no organ; ``intensity`` is from 0 (air) to 1, in CT the position in
+    the abdominal window.
     """
 
     label: int
@@ -30,10 +27,8 @@ class Anatomy:
     Attributes:
         tissues: each lies over the ones before it; the first is the body, the second what its fat
             rim encloses, and all others lie within the second.
-        n_slices: Z of the volume.
         spacing: mm (z, y, x).
-        shift: standard deviation of the whole body's place, mm.
-        jitter: standard deviation of each tissue's own place, mm.
+        shift, jitter: standard deviation of the position of the body and of each tissue, mm.
         stretch: standard deviation of each tissue's radii, relative.
         bend: standard deviation of the smooth deformation, mm.
     """
@@ -105,7 +100,6 @@ CARDIAC = Anatomy(
 
 
 def _rib(angle: float) -> Tissue:
-    """A rod of bone along the trunk's wall."""
     return Tissue(0, 1.1, (0, 78 * np.sin(angle), 118 * np.cos(angle)), (500, 5, 8))
 
 
@@ -134,10 +128,9 @@ CT = replace(
 def mr_patient(
     anatomy: Anatomy, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A patient in magnitude MR: image float32 and label uint8, both [Z, size, size].
+    """A patient in MR: image float32, about 0 (air) to 1, and label uint8, both [Z, size, size].
 
-    Returns:
-        image of about 0 (air) to 1, and label; row 0 is posterior, column 0 to the patient's right.
+    Row 0 is posterior, column 0 to the patient's right.
     """
     shape = (anatomy.n_slices, size, size)
     intensity, label = paint(anatomy, shape, rng)
@@ -174,7 +167,7 @@ def paint(
 def _patient_coordinates(
     anatomy: Anatomy, shape: tuple[int, int, int], rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Where each voxel lies in the mean patient, mm, for (z, y, x): float32 [Z, H, W] each."""
+    """Position in the mean patient of each voxel, mm (z, y, x): float32 [Z, H, W] each."""
     size = rng.normal(1, 0.05)
     return [
         (
@@ -191,7 +184,6 @@ def _patient_coordinates(
 def _smooth_field(
     shape: tuple[int, int, int], rng: np.random.Generator, waves: int = 6
 ) -> np.ndarray:
-    """Random field [Z, H, W] of mean 0 and standard deviation 1: a sum of slow cosines."""
     z, y, x = (np.cos(np.pi * np.outer(np.arange(waves), (np.arange(n) + 0.5) / n)) for n in shape)
     amplitudes = rng.standard_normal((waves, waves, waves))
     field = np.einsum("abc,az,by,cx->zyx", amplitudes, z, y, x, optimize=True)

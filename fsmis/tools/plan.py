@@ -23,10 +23,10 @@ from fsmis.files import author
 from fsmis.methods.augment_match_prompt import served_slices
 from fsmis.methods.trained.method import EpisodicMethod
 from fsmis.run import Run
+from fsmis.runs.cost import DEFAULT_STEP_S, PlannedFold, PlannedTraining, encoder_images
 from fsmis.runs.records import Cell
 from fsmis.runs.sweep import Job, compose_jobs
 from fsmis.segmenters.device import limit_threads
-from fsmis.tools.cost import DEFAULT_STEP_S, PlannedFold, PlannedTraining, encoder_images
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,12 @@ class Plan:
     """What one run is going to do.
 
     Attributes:
-        name: what tells it from the other runs of a sweep.
-        requested: scans asked for, each in its fold.
-        pending: those to compute, less those that an earlier run of the sweep computes.
+        name: distinguishes it from the other runs of a sweep.
+        requested: scans selected, each in its fold.
+        pending: scans to compute, without those that an earlier run of the sweep computes.
         images: of the pending scans, for the segmenter's encoder, at most.
-        trainings: those that the pending scans need, less those that an earlier run of the sweep
-            does.
-        seconds: wall time of each scan of this run that was timed.
-        hosts: machines on which they were.
+        trainings: those that the pending scans need, again without those of earlier runs.
+        seconds: wall time of each scan of this run that was timed, on ``hosts``.
     """
 
     name: str
@@ -54,7 +52,7 @@ class Plan:
 
     @property
     def expected(self) -> float | None:
-        """Seconds for one process to do it; None where no scan was timed."""
+        """Seconds that one process needs; None where no scan was timed."""
         if not self.pending:
             return 0.0
         if not self.seconds:
@@ -63,10 +61,9 @@ class Plan:
 
 
 class Planner:
-    """Plans the runs of a sweep, one after another.
+    """Plan the runs of a sweep, one after another.
 
-    Args:
-        measure: segment, and do not record, a scan of each run of which none was timed.
+    ``measure`` segments, without recording it, a scan of each run of which none was timed.
     """
 
     def __init__(self, measure: bool) -> None:
@@ -77,11 +74,7 @@ class Planner:
         self._served: dict[tuple[str, Cell], tuple[dict[str, dict[int, list[int]]], int]] = {}
 
     def plan(self, job: Job) -> Plan:
-        """What a run is going to do after the ones before.
-
-        Raises:
-            UserError: bad settings or data.
-        """
+        """What a run is going to do after those before it; UserError for bad settings or data."""
         run = Run(job.cfg, job.choices)
         if "training" in run.cfg.method:  # from here on, its identity being known
             self._stand_in(run.cfg.method.training)
@@ -135,7 +128,6 @@ class Planner:
 
 
 def _measured(run: Run, cell: Cell) -> float:
-    """Seconds to segment and score a scan here, as ``Run.compute`` notes them."""
     limit_threads(run.cfg.threads)
     run.evaluation.fit(cell.fold)
     start = time.perf_counter()
@@ -144,7 +136,7 @@ def _measured(run: Run, cell: Cell) -> float:
 
 
 def show(plans: list[Plan]) -> None:
-    """Print a row for each run, and what the times rest on."""
+    """Print a row for each run, and the basis of the times."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("run", overflow="fold")
     for column in ("scans", "done", "to do", "encoder images", "trainings", "time"):
@@ -178,7 +170,7 @@ def show(plans: list[Plan]) -> None:
 
 
 def show_trainings(folds: list[PlannedFold]) -> None:
-    """Print how long trainings take in all, and what that rests on."""
+    """Print how long trainings take in total, and the basis of that."""
     timed, others = [f for f in folds if f.timed], [f for f in folds if not f.timed]
     hosts = ", ".join(sorted(frozenset().union(*(fold.hosts for fold in timed))))
     like = f"median of finished trainings of the same settings, timed on {hosts}"
@@ -190,7 +182,6 @@ def show_trainings(folds: list[PlannedFold]) -> None:
 
 
 def duration(seconds: float | None) -> str:
-    """A time in the unit that suits it; ``?`` for None."""
     if seconds is None:
         return "?"
     if seconds < 90:
@@ -199,7 +190,6 @@ def duration(seconds: float | None) -> str:
 
 
 def main() -> None:
-    """The command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m fsmis plan",

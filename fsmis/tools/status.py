@@ -25,10 +25,10 @@ UNFINISHED = 3  # exit code
 
 
 def state_of(folder: RunFolder, cell: Cell) -> tuple[str, str]:
-    """State of a cell as it is now, and what is known of it: who computes it, or what ended it.
+    """State of a cell now, and who computes it or what ended it.
 
-    One recorded as running is ``stopped`` where its process is lost (see
-    ``fsmis.files``), as one that was interrupted is.
+    A cell recorded as running is ``stopped`` where its process is lost (see ``fsmis.files``), like
+    an interrupted one.
     """
     record = folder.read(cell)
     state = record["state"]
@@ -42,17 +42,10 @@ def state_of(folder: RunFolder, cell: Cell) -> tuple[str, str]:
 
 
 def show(root: Path, folds: list[int] | None) -> int:
-    """Print a row for each run below a folder, then each scan under way or in trouble.
+    """Print a row for each run below a folder, then each scan that is under way or in trouble.
 
-    Args:
-        root: the folder.
-        folds: those to look at; None for all.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        UserError: there is no run, or a damaged one.
+    ``folds`` None stands for all. Returns the exit code; UserError where there is no run or a
+    damaged one.
     """
     runs = [RunFolder(path.parent) for path in sorted(root.rglob("plan.json"))]
     if not runs:
@@ -91,7 +84,6 @@ def _shown(counts: Counter[str]) -> Iterator[str]:
 
 
 def main() -> None:
-    """The command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m fsmis status",

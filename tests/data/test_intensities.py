@@ -32,7 +32,7 @@ def test_the_window_spans_labels_and_surroundings_and_no_more():
     pixels[0, 20:22, 20:22] = 1500  # bone, far away
     labels = np.zeros((100, 100), np.int64)
     labels[45:55, 45:55] = 1
-    low, high = window_of(LabelledSlice(volume(pixels), 0, 0, labels, []))
+    low, high = window_of([LabelledSlice(volume(pixels), 0, 0, labels, [])])
     assert -10 < low < 50 and 120 < high < 170
 
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.cli import load_source
-from data_prep.dicom import read_series
 from data_prep.download import download
 from data_prep.geometry import resample_label
 from data_prep.source import PreparedScan
+from fsmis.data.dicom import read_series
 from fsmis.data.expectation import in_plane_gradient, outline_contrast
 from fsmis.data.nifti import read_volume
 from fsmis.errors import UserError

@@ -30,9 +30,9 @@ from fsmis.methods.trained.network import Encoder, EncoderSettings, is_foregroun
 from fsmis.methods.trained.prototypical import ALPNetNetwork, PANetNetwork
 from fsmis.methods.trained.supervoxels import Supervoxels
 from fsmis.run import execute
+from fsmis.runs.cost import PlannedTraining
 from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import Cell
-from fsmis.tools.cost import PlannedTraining
 from tests.gated import start, stopped_at_gate
 
 METHODS = ("panet", "alpnet", "adnet", "qnet")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmis.errors import UserError
-from fsmis.pipeline.extent import Extent, likeness, standing_out
+from fsmis.pipeline.extent import Extent, jumps_between, likeness, standing_out
 from fsmis.segmenters.answer import Answer
 from fsmis.segmenters.sam2 import Sam2
 from tests.methods.test_augment_match_prompt import build, episode  # noqa: F401 (a fixture)
@@ -42,7 +42,14 @@ def test_the_best_run_is_that_of_all_runs():
 
 
 def extent(**changes) -> Extent:
-    usual = {"when": "whole_volume", "gap": 0.1, "place": 1.0, "near": 40.0, "far": 100.0}
+    usual = {
+        "when": "whole_volume",
+        "gap": 0.1,
+        "place": 1.0,
+        "near": 40.0,
+        "far": 100.0,
+        "jump": 0.2,
+    }
     return Extent(**usual | changes)
 
 
@@ -95,6 +102,19 @@ def test_a_run_has_to_hold_a_slice_that_is_near():
     np.testing.assert_array_equal(standing_out(values, np.zeros(6, bool)), standing_out(values))
 
 
+def test_masks_that_jump_are_not_of_one_organ():
+    masks = np.zeros((6, 20, 20), bool)
+    masks[:3, 2:6, 2:6] = True
+    masks[3:5, 12:16, 12:16] = True
+    jumps = jumps_between(masks)
+    np.testing.assert_allclose(jumps, [0, 0, 0.8, 0, 0.8])
+    cue = np.array([5, 5, 5, 5, 5, 1, 0, 0], float)[:, None]
+    found, breaks = np.ones(8, bool), np.array([0, 0, 0.8, 0, 0.8, 0, 0])
+    assert extent().held(cue, found).nonzero()[0].tolist() == [0, 1, 2, 3, 4]
+    kept = extent(jump=1.0).held(cue, found, None, breaks)
+    assert kept.nonzero()[0].tolist() == [0, 1, 2]
+
+
 def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
     segmenter = build("matcher=identity").segmenter
     features = segmenter.encode(episode.query.image[:2])
@@ -106,7 +126,7 @@ def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
     assert (likeness(features[:1], np.zeros_like(left), features[:1], left) == -1).all()
 
 
-def middle(cues, found, away=None):
+def middle(cues, found, away=None, jumps=None):
     """The slices 2 to 5, whatever the cues say; random weights know no better."""
     return (np.arange(len(cues)) >= 2) & (np.arange(len(cues)) <= 5)
 
@@ -169,14 +189,15 @@ def test_zoom_asks_about_kept_slices_alone(episode, method):  # noqa: F811
 def test_an_organ_ruled_out_of_every_slice_is_empty_and_stops_nothing(episode):  # noqa: F811
     built = build("matcher=ncc", "method.extent.when=whole_volume", "method.zoom.passes=1")
     organs = iter([np.zeros(8, bool), middle(np.zeros((8, 1)), None)])
-    built.extent.held = lambda cues, found, away: next(organs)
+    built.extent.held = lambda cues, found, away, jumps: next(organs)
     masks = built.segment(whole(episode))
     liver, spleen = masks.values()
     assert not liver.any() and liver.shape == spleen.shape == (8, 96, 96)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"when": "always"}, {"gap": 2}, {"place": -1}, {"near": 0}, {"far": 10}]
+    "changes",
+    [{"when": "always"}, {"gap": 2}, {"place": -1}, {"near": 0}, {"far": 10}, {"jump": -1}],
 )
 def test_bad_settings_are_refused(changes):
     with pytest.raises(UserError, match=r"method\.extent\."):

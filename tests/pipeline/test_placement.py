@@ -13,7 +13,7 @@ from fsmis.segmenters.features import Features
 def body(at: np.ndarray, seed: int = 0) -> np.ndarray:
     """Descriptors [N, 40] of slices at heights ``at``: smooth along the body, noisy a little."""
     rng = np.random.default_rng(seed)
-    rates, phases = rng.uniform(0.02, 0.25, 40), rng.uniform(0, 6.3, 40)
+    rates, phases = rng.uniform(0.15, 0.4, 40), rng.uniform(0, 6.3, 40)
     waves = np.sin(at[:, None] * rates + phases)
     return (waves + rng.normal(0, 0.02, waves.shape)).astype(np.float32)
 

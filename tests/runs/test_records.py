@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
 from fsmis.files import write_atomic
-from fsmis.runs.cell_record import sealed
+from fsmis.runs.cell_record import LATER, sealed
 from fsmis.runs.records import COLUMNS, PLAN, Cell, RunFolder, require_writable
 from fsmis.runs.variant import NOT_SCORED, configured, identity, news, variant_hash, weights_of
 
@@ -366,3 +366,21 @@ def test_plan_comes_back_and_a_damaged_or_older_one_is_refused(tmp_path: Path) -
         (tmp_path / "plan.json").write_text(damaged)
         with pytest.raises(UserError, match=r"plan\.json: damaged or written by another version"):
             folder.plan()
+
+
+def test_runs_of_versions_that_counted_less_are_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.finish(CELL, [row(CELL)], skipped={})
+    path = tmp_path / "cells/fold0_scan1.json"
+    record = json.loads(path.read_text())
+    for name in LATER:
+        del record["rows"][0][name]
+    del record["checksum"]
+    path.write_text(json.dumps(record))
+    assert folder.read(CELL)["state"] == "done"
+    folder.rebuild()
+    pd.read_csv(tmp_path / "scores.csv").drop(columns=list(LATER)).to_csv(
+        tmp_path / "scores.csv", index=False
+    )
+    scores = folder.scores()
+    assert scores["dice"].tolist() == [0.5] and scores[list(LATER)].isna().all(axis=None)

@@ -8,6 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from fsmis.segmenters.mini.bodies import SyntheticSettings
 from fsmis.segmenters.mini.objective import (
     BACKGROUND,
     FOREGROUND,
@@ -19,7 +20,6 @@ from fsmis.segmenters.mini.objective import (
     predict,
     total_loss,
 )
-from fsmis.segmenters.mini.settings import SyntheticSettings
 from fsmis.segmenters.mini.synthetic import sample_bodies
 from fsmis.segmenters.mini.train import SyntheticSteps, Trainer, learning_rate, train
 from fsmis.segmenters.sam2 import Sam2

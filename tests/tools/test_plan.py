@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from fsmis.data.nifti import read_volume, write_volume
 from fsmis.run import Run, execute
+from fsmis.runs.cost import DEFAULT_STEP_S, PlannedFold, encoder_images
 from fsmis.runs.sweep import compose_jobs
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.tools.cost import DEFAULT_STEP_S, PlannedFold, encoder_images
 from fsmis.tools.plan import Plan, Planner, duration, main, show
 
 SMALL = ["device=cpu", "method.training.image_size=32", "method.training.supervoxels.min_size=10"]

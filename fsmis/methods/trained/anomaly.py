@@ -21,11 +21,7 @@ STEEPNESS = 0.5  # of the soft threshold
 class ADNetNetwork(EpisodicNetwork):
     """One foreground prototype; whatever is unlike it is an anomaly, the background.
 
-    Args:
-        encoder: see ``EpisodicNetwork``.
-        background_weight: see ``EpisodicNetwork``.
-        threshold: initial value of the learned threshold of the anomaly score, which is in
-            [-20, 20].
+    ``threshold`` is the initial value of the learned one, on the anomaly score in [-20, 20].
     """
 
     def __init__(self, encoder: Encoder, background_weight: float, threshold: float) -> None:
@@ -33,8 +29,8 @@ class ADNetNetwork(EpisodicNetwork):
         self.threshold = nn.Parameter(torch.tensor(threshold))
 
     def compare(self, support: Features, masks: Tensor, query: Features) -> Tensor:
-        """Section 3.1: the anomaly score S = -20 cos(F, p) and the soft threshold: the foreground's
-        probability is 1 - sigmoid(0.5 (S - T)). Logits 0 and 0.5 (T - S) say the same."""
+        """Section 3.1: with the anomaly score S = -20 cos(F, p), the foreground's probability is
+        1 - sigmoid(0.5 (S - T)), so the logits are 0 and 0.5 (T - S)."""
         (support_map,), (query_map,) = support, query
         return soft_threshold(anomaly_score(support_map, masks, query_map), self.threshold)
 
@@ -50,19 +46,12 @@ def anomaly_score(support: Tensor, masks: Tensor, query: Tensor) -> Tensor:
 
 
 def soft_threshold(score: Tensor, threshold: Tensor) -> Tensor:
-    """Logits ``[E, 2, h, w]`` of scores ``[E, h, w]``."""
     foreground = STEEPNESS * (threshold - score)
     return torch.stack([torch.zeros_like(foreground), foreground], 1)
 
 
 class ADNet(EpisodicMethod):
-    """Anomaly detection around one prototype; see ``EpisodicMethod``.
-
-    Args:
-        training: see ``EpisodicMethod``.
-        batch_size: see ``EpisodicMethod``.
-        threshold: see ``ADNetNetwork``.
-    """
+    """Anomaly detection around one prototype, with a learned threshold."""
 
     def __init__(self, training: EpisodicTraining, batch_size: int, threshold: float) -> None:
         super().__init__(training, batch_size)
@@ -74,14 +63,13 @@ class ADNet(EpisodicMethod):
 
 
 class QNetNetwork(EpisodicNetwork):
-    """Two scales of features, each with its prototype; a threshold read off the query.
+    """Two scales of features, each with its prototype; a threshold predicted from the query.
 
     Args:
-        encoder: of two levels.
-        background_weight: see ``EpisodicNetwork``.
+        encoder: returns two levels.
         threshold: initial threshold of the anomaly score, which is in [-20, 20].
-        hidden: width of the layer that reads the threshold off the query.
-        level_weights: of the two scales' predictions, coarse last.
+        hidden: width of the layer that predicts the threshold.
+        level_weights: weights of the two scales' predictions, coarse last.
     """
 
     def __init__(
@@ -115,18 +103,18 @@ class QNetNetwork(EpisodicNetwork):
         return probability.clamp(min=torch.finfo(probability.dtype).eps).log()
 
     def _level(self, support: Tensor, query: Tensor, masks: Tensor, threshold: Tensor) -> Tensor:
-        """Probabilities ``[E, 2, h, w]`` from one scale's maps ``[E, C, h, w]``."""
+        """Probabilities ``[E, 2, h, w]`` from the maps ``[E, C, h, w]`` of one scale."""
         prototype = masked_average(support, on_grid(masks, support.shape[-2:]))
         if self.refinements:
             prototype = self._refined(prototype, query, threshold)
         return predict(query, prototype, threshold)
 
     def _refined(self, prototype: Tensor, query: Tensor, threshold: Tensor) -> Tensor:
-        """Prototypes ``[E, C]`` that describe the query's own foreground better (section III-C).
+        """Prototypes ``[E, C]`` adapted to the query's foreground at test time (section III-C).
 
-        The query's features, where they are foreground replaced by the prototype, should stay what
-        they were: gradient steps reduce the cross-entropy over the channels between the two, as in
-        the public code, with the foreground predicted anew after each. At test time alone.
+        Query features whose foreground is replaced by the prototype should stay the same: gradient
+        steps reduce the cross-entropy over channels between the two, as in the public code, and
+        the foreground is predicted anew after each step.
         """
         prototype = prototype.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([prototype], self.refinement_rate)
@@ -150,16 +138,9 @@ def predict(query: Tensor, prototype: Tensor, threshold: Tensor) -> Tensor:
 
 
 class QNet(EpisodicMethod):
-    """Query-informed anomaly detection on two scales; see ``EpisodicMethod``.
+    """Query-informed anomaly detection on two scales.
 
-    Args:
-        training: see ``EpisodicMethod``.
-        batch_size: see ``EpisodicMethod``.
-        threshold: see ``QNetNetwork``.
-        hidden: see ``QNetNetwork``.
-        level_weights: see ``QNetNetwork``.
-        refinements: steps that refine a prototype at test time.
-        refinement_rate: size of these steps (Adam).
+    ``refinements`` steps of Adam at rate ``refinement_rate`` refine a prototype at test time.
     """
 
     def __init__(

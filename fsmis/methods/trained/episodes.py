@@ -1,8 +1,8 @@
 """Episodes from pseudo-labels: two views of a slice, and supervoxels that both show.
 
-SSL-ALPNet (Ouyang et al., ECCV 2020, section 3.3): a superpixel of a slice is the support's mask,
-the query is the same slice after a geometric and an intensity transform. ADNet (Hansen et al.,
-MedIA 2022, section 3.2): the query is another slice that the supervoxel goes through.
+In SSL-ALPNet (Ouyang et al., ECCV 2020, section 3.3) the query is the support slice after a
+geometric and an intensity transform. In ADNet (Hansen et al., MedIA 2022, section 3.2) it is
+another slice that the supervoxel goes through.
 """
 
 from __future__ import annotations
@@ -24,15 +24,12 @@ class Views:
     """How far the two views of an episode differ; see ``conf/episodic/default.yaml``.
 
     Attributes:
-        neighbours: the query is at most so many slices above or below the support.
-        rotation_deg: largest rotation either way, degrees.
+        neighbours: most slices between support and query.
         translation: largest shift along each axis, fraction of the side.
         scale: range of the size factor.
-        shear_deg: largest shear, degrees.
         bend: deviation of the smooth displacement, fraction of the side.
         bend_points: control points of that displacement along a side.
-        gamma: range of the exponent of the intensities, drawn evenly on a log scale.
-        contrast: range of the factor of the intensities, drawn evenly on a log scale.
+        gamma, contrast: ranges for the intensities, drawn evenly on a log scale.
         noise: largest deviation of the noise.
     """
 
@@ -55,14 +52,10 @@ def resized(images: np.ndarray | Tensor, size: int) -> Tensor:
 
 
 class EpisodeSource:
-    """Slices of the training scans with their supervoxels, from which episodes are drawn.
+    """Training slices with supervoxels int [Z, H, W] (0: none), from which episodes are drawn.
 
-    Args:
-        scans: each with its supervoxels int [Z, H, W], 0 for none.
-        size: rows and columns of the episodes' slices.
-        views: how support and query differ.
-        pairs: pairs of slices at once.
-        classes: pseudo-classes of each pair.
+    ``size`` is the side of the episodes' slices; a step has ``pairs`` of slices, each with
+    ``classes`` pseudo-classes.
     """
 
     def __init__(
@@ -91,7 +84,6 @@ class EpisodeSource:
         return len(self._slices)
 
     def draw(self, rng: np.random.Generator) -> Episodes:
-        """The episodes of one training step."""
         drawn = [self._pair(rng) for _ in range(self._pairs)]
         first = np.array([support for support, _, _ in drawn])
         second = np.array([query for _, query, _ in drawn])
@@ -110,7 +102,7 @@ class EpisodeSource:
         )
 
     def _pair(self, rng: np.random.Generator) -> tuple[int, int, np.ndarray]:
-        """Support slice, query slice and the supervoxels asked for."""
+        """Support slice, query slice and the supervoxels to segment."""
         support = int(rng.choice(self._slices))
         query = support + int(rng.integers(-self._views.neighbours, self._views.neighbours + 1))
         ids = self._ids[support]

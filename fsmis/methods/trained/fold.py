@@ -20,15 +20,13 @@ from fsmis.methods.trained.network import Episodes, EpisodicNetwork
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length and pace of a training; see ``conf/episodic/default.yaml``.
+    """Length and pace of a training with AdamW; see ``conf/episodic/default.yaml``.
 
     Attributes:
-        steps: optimiser steps.
         pairs: pairs of slices in a step.
         classes: pseudo-classes of each pair.
-        learning_rate: highest, of AdamW.
+        learning_rate: the highest.
         warmup: fraction of the steps over which it rises from zero; then it falls as a half cosine.
-        weight_decay: of AdamW.
         gradient_norm: larger gradients are scaled down to it.
     """
 
@@ -41,7 +39,6 @@ class Schedule:
     gradient_norm: float
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step, 0 to ``steps`` - 1."""
         done = (step + 1) / self.steps
         if done < self.warmup:
             return self.learning_rate * done / self.warmup
@@ -55,12 +52,8 @@ TIMING = "timing.json"
 class FoldTraining:
     """Network, optimiser and log of one fold's training, and their files.
 
-    Attributes:
-        network: is trained in place.
-        folder: ``state.pt`` to resume from while the training lasts, then ``weights.safetensors``
-            and ``timing.json``; ``log.csv`` with the losses.
-        step: steps that are done.
-        log: its rows.
+    ``folder`` holds ``state.pt`` to resume from until the training is finished, then
+    ``weights.safetensors`` and ``timing.json``; ``log.csv`` holds the losses.
     """
 
     def __init__(self, network: EpisodicNetwork, schedule: Schedule, folder: Path) -> None:
@@ -76,11 +69,10 @@ class FoldTraining:
         self._begin = 0, time.perf_counter()  # step and time from which this process trains
 
     def is_finished(self) -> bool:
-        """Whether the weights and their log are there."""
         return all((self.folder / name).is_file() for name in ("weights.safetensors", "log.csv"))
 
     def load(self) -> bool:
-        """Take up what the folder holds; True where the training is finished."""
+        """Resume from what the folder holds; True where the training is finished."""
         if self.is_finished():
             self.network.load_state_dict(read_tensors(self.folder / "weights.safetensors"))
             self.log = pd.read_csv(self.folder / "log.csv").to_dict("records")
@@ -95,7 +87,6 @@ class FoldTraining:
         return False
 
     def advance(self, episodes: Episodes) -> None:
-        """One step of the optimiser."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(self.step)
         self.network.train()
@@ -117,7 +108,6 @@ class FoldTraining:
         return row
 
     def save(self) -> None:
-        """Write all that is needed to go on from here."""
         state = io.BytesIO()
         torch.save(
             {
@@ -132,11 +122,9 @@ class FoldTraining:
         write_atomic(self.folder / "state.pt", state.getvalue())
 
     def finish(self, pace: str) -> None:
-        """Write the weights; what was kept to resume is not needed any more.
+        """Write the weights and the time this process took, and delete the state to resume from.
 
-        Args:
-            pace: stands for the settings that decide how long a step takes; kept with the time
-                that this process took.
+        ``pace`` identifies the settings that decide how long a step takes.
         """
         step, began = self._begin
         took = {"steps": self.step - step, "seconds": time.perf_counter() - began}

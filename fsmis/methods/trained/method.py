@@ -1,4 +1,4 @@
-"""A trained baseline as a method: fitted once a fold, then one comparison a query slice."""
+"""A trained baseline as a method: fitted once per fold, then one comparison per query slice."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from fsmis.methods.trained.training import EpisodicTraining
 
 
 class EpisodicMethod(Method):
-    """Every slice is encoded once, every (organ, query slice) is an episode of its own.
+    """Encode every slice once and compare every (organ, query slice) as an episode of its own.
 
-    Args:
-        training: how its network is trained.
-        batch_size: slices encoded, and episodes compared, in one batch.
+    ``batch_size`` is the number of slices encoded, and of episodes compared, in one batch.
     """
 
     def __init__(self, training: EpisodicTraining, batch_size: int) -> None:
@@ -33,16 +31,14 @@ class EpisodicMethod(Method):
 
     @abstractmethod
     def train(self, scans: TrainingScans) -> tuple[EpisodicNetwork, pd.DataFrame]:
-        """The network of a fold, trained, in eval mode, and the log of its training."""
+        """Train the network of a fold; returned in eval mode, with the log of its training."""
 
     def fit(self, scans: TrainingScans) -> pd.DataFrame:
-        """See ``Method.fit``."""
         self._network, log = self.train(scans)
         return log
 
     @torch.no_grad()
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
-        """See ``Method.segment``."""
         if self._network is None:
             raise UserError(f"{type(self).__name__} is trained: python -m fsmis run does that")
         supports, queries = episode.support_slices, episode.query_slices

@@ -24,13 +24,12 @@ class EncoderSettings:
 
     Attributes:
         backbone: one of ``BACKBONES``.
-        weights: None for random ones, or a file of torchvision's, of the ResNet itself or of
-            DeepLabV3 or FCN on it, whose ``backbone.`` is taken.
-        strides: pixels of the image for each step on the feature map after every stage kept;
+        weights: None for random ones, or a torchvision file of the ResNet itself or of DeepLabV3 or
+            FCN on it, whose ``backbone.`` is taken.
+        strides: image pixels for each step on the feature map after every stage that is kept;
             torchvision's are 4, 8, 16, 32.
         channels: of the features, after a 1 x 1 convolution.
-        mean: of the pixels in [0, 1], subtracted.
-        std: by which they are divided then.
+        mean, std: subtracted from the pixels in [0, 1], then divided by.
     """
 
     backbone: str
@@ -44,17 +43,10 @@ class EncoderSettings:
 class Encoder(nn.Module):
     """Features of the last ``levels`` stages, coarse last, each projected to ``channels``.
 
-    The literature reads ResNet-101 at stride 8. A stage that would halve the map and must not
-    convolves with twice the dilation instead (Chen et al., DeepLabV3, 2017). torchvision offers
-    this for its bottleneck networks alone; here the strides and dilations of the built stages are
-    set, so that it works for ResNet-18 too, and weights fit as they are.
-
-    Args:
-        settings: see there.
-        levels: number of stages whose features are returned.
-
-    Raises:
-        UserError: no such backbone, strides that it cannot have, or weights that do not fit.
+    The literature reads ResNet-101 at stride 8: a stage that must not halve the map convolves with
+    twice the dilation (Chen et al., DeepLabV3, 2017). torchvision offers this for bottleneck
+    networks only, so strides and dilations are set here on the built stages: ResNet-18 works too,
+    and torchvision's weights load unchanged. UserError for bad strides, backbone or weights.
     """
 
     def __init__(self, settings: EncoderSettings, levels: int = 1) -> None:
@@ -109,7 +101,7 @@ def _set_dilation(stage: nn.Module, dilation: int) -> None:
 
 
 def _hold_stride(stage: nn.Module, dilation: int) -> None:
-    """Take the stride out of a stage; the convolution that had it keeps the dilation before."""
+    """Remove the stride from a stage; the convolution that had it keeps the previous dilation."""
     strided = [conv for conv in _convolutions(stage) if conv.stride == (2, 2)]
     _set_dilation(stage, dilation)
     for conv in strided:
@@ -142,13 +134,9 @@ Features = tuple[Tensor, ...]  # [B, C, h, w] for each level of the encoder
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """Pairs of slices, and pseudo-classes in each: E = B * K episodes that share B encodings.
+    """Pairs of slices with pseudo-classes: E = B * K episodes that share B encodings.
 
-    Attributes:
-        support: images float32 [B, H, W] in [0, 1].
-        support_masks: bool [B, K, H, W].
-        query: images float32 [B, H, W] in [0, 1].
-        query_masks: bool [B, K, H, W].
+    Images are float32 [B, H, W] in [0, 1], masks bool [B, K, H, W].
     """
 
     support: Tensor
@@ -158,11 +146,9 @@ class Episodes:
 
 
 class EpisodicNetwork(nn.Module, ABC):
-    """Compares a query with a labelled support; its parameters are all that training changes.
+    """Compare a query with a labelled support; its parameters are all that training changes.
 
-    Args:
-        encoder: of support and query alike.
-        background_weight: of a background pixel in the cross-entropy, that of foreground being 1.
+    ``background_weight`` weights background pixels in the cross-entropy; foreground has 1.
     """
 
     def __init__(self, encoder: Encoder, background_weight: float) -> None:
@@ -176,23 +162,21 @@ class EpisodicNetwork(nn.Module, ABC):
         """Segment E queries, each by its own support.
 
         Args:
-            support: features ``[E, C, h, w]`` of each level.
+            support: features ``[E, C, h, w]`` of each level; ``query`` likewise.
             masks: weights float ``[E, H, W]`` in [0, 1] on the support image's grid.
-            query: as ``support``.
 
         Returns:
             logits ``[E, 2, h, w]`` of background and foreground.
         """
 
     def regularisation(self) -> dict[str, Tensor]:
-        """Further terms of the loss, by name."""
         return {}
 
     def losses(self, episodes: Episodes) -> dict[str, Tensor]:
         """Terms of the training loss, by name; their sum is minimised.
 
-        ``segmentation`` is the cross-entropy of the query. ``alignment`` is that of the support
-        segmented back, with the query and its prediction as the support (PANet, section 3.4).
+        ``segmentation`` is the cross-entropy of the query. ``alignment`` is that of the support,
+        segmented in turn from the query and its prediction (PANet, section 3.4).
         """
         pairs, classes = episodes.support_masks.shape[:2]
         features = self.encoder(torch.cat([episodes.support, episodes.query]))
@@ -220,10 +204,8 @@ class EpisodicNetwork(nn.Module, ABC):
 
 
 def upsampled(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits ``[E, 2, H, W]`` of ``size`` from ``[E, 2, h, w]``."""
     return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
 
 
 def is_foreground(logits: Tensor) -> Tensor:
-    """Bool ``[E, h, w]`` of logits ``[E, 2, h, w]``."""
     return logits[:, 1] > logits[:, 0]

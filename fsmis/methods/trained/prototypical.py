@@ -23,7 +23,7 @@ class PANetNetwork(EpisodicNetwork):
 
 
 class PANet(EpisodicMethod):
-    """Non-parametric metric learning against one prototype a class; see ``EpisodicMethod``."""
+    """Non-parametric metric learning with one prototype for each class."""
 
     def train(self, scans: TrainingScans) -> tuple[EpisodicNetwork, pd.DataFrame]:
         network = self.training.build(PANetNetwork, 1, scans.fold)
@@ -33,11 +33,8 @@ class PANet(EpisodicMethod):
 class ALPNetNetwork(EpisodicNetwork):
     """Adaptive local prototypes: of windows that a class fills, and one of the whole foreground.
 
-    Args:
-        encoder: see ``EpisodicNetwork``.
-        background_weight: see ``EpisodicNetwork``.
-        window: side of the windows, cells of the feature map.
-        threshold: a window belongs to a class that covers more of it than this.
+    ``window`` is their side in cells of the feature map; a window belongs to a class that covers
+    more than ``threshold`` of it.
     """
 
     def __init__(
@@ -56,14 +53,9 @@ class ALPNetNetwork(EpisodicNetwork):
 
 
 class ALPNet(EpisodicMethod):
-    """Local prototypes of both classes; see ``EpisodicMethod``.
+    """Local prototypes of both classes.
 
-    Args:
-        training: see ``EpisodicMethod``.
-        batch_size: see ``EpisodicMethod``.
-        window: of the training.
-        test_window: of the segmentation, smaller in the public code.
-        threshold: see ``ALPNetNetwork``.
+    ``test_window`` replaces ``window`` at test time; it is smaller in the public code.
     """
 
     def __init__(

@@ -1,9 +1,8 @@
-"""Pseudo-labels: segments of like intensity, which training takes for organs.
+"""Pseudo-labels: segments of similar intensity, which training takes for organs.
 
-SSL-ALPNet (Ouyang et al., ECCV 2020, section 3.3) cuts each slice into superpixels with the method
-of Felzenszwalb and Huttenlocher (IJCV 2004). ADNet (Hansen et al., MedIA 2022, section 3.2) needs
-segments that go through slices; here superpixels of successive slices that overlap by more than
-half are one supervoxel, in place of ADNet's 3D version of the same algorithm.
+SSL-ALPNet (Ouyang et al., ECCV 2020, section 3.3) cuts each slice into superpixels by Felzenszwalb
+and Huttenlocher (IJCV 2004). ADNet (Hansen et al., MedIA 2022, section 3.2) uses a 3D version;
+here, superpixels of successive slices that overlap by more than half form one supervoxel instead.
 """
 
 from __future__ import annotations
@@ -27,18 +26,15 @@ from fsmis.source import source_hash
 
 
 class Supervoxels:
-    """Cuts scans into supervoxels, or reads given ones.
+    """Cut scans into supervoxels, or read given ones; UserError where a setting cannot be used.
 
     Args:
-        scale: of Felzenszwalb's algorithm; higher ones make larger segments.
-        sigma: of the Gaussian that smooths a slice before, pixels.
+        scale: of Felzenszwalb's algorithm; higher values make larger segments.
+        sigma: of the Gaussian that smooths a slice first, pixels.
         min_size: pixels of the smallest segment in a slice.
-        overlap: superpixels of successive slices with a higher IoU are one; 0.5 or more.
-        min_intensity: segments of a lower mean, in [0, 1], are air and none.
+        overlap: superpixels of successive slices with a higher IoU are joined; 0.5 or more.
+        min_intensity: segments with a lower mean, in [0, 1], are taken for air and dropped.
         files: folder of given maps ``superpix-MIDDLE_<scan>.nii.gz``; None: compute.
-
-    Raises:
-        UserError: ``overlap`` or ``files`` cannot be used.
     """
 
     def __init__(
@@ -62,12 +58,8 @@ class Supervoxels:
     def of(self, scan: Scan, cache: Path) -> np.ndarray:
         """Supervoxels int32 [Z, H, W] of a scan; 0 is none, ids are unique in the scan.
 
-        Args:
-            scan: its image alone is read.
-            cache: folder of computed maps, named by the contents of image, settings and code.
-
-        Raises:
-            UserError: a given map is missing or of another shape.
+        ``cache`` keeps computed maps, named by the contents of image, settings and code. Raises
+        UserError where a given map is missing or of another shape.
         """
         if self.files is not None:
             path = _file(self.files, scan.id)
@@ -89,7 +81,7 @@ class Supervoxels:
         return segments
 
     def identity(self, scan_ids: Sequence[str]) -> list[str | float]:
-        """What the maps of some scans depend on beside their images."""
+        """What the maps of some scans depend on besides their images."""
         given = self.files
         digests = [] if given is None else [sha256(_file(given, scan_id)) for scan_id in scan_ids]
         return [*self._settings, *digests]
@@ -110,7 +102,6 @@ class Supervoxels:
         return _joined(self._without_small_and_dark(superpixels, image), self.overlap)
 
     def _without_small_and_dark(self, segments: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Segments with those parts set to 0 that are too small or too dark in their slice."""
         kept = segments.copy()
         for slice_, pixels in zip(kept, image, strict=True):
             ids, index, counts = np.unique(slice_, return_inverse=True, return_counts=True)
@@ -127,8 +118,7 @@ def _file(folder: Path, scan_id: str) -> Path:
 def _joined(superpixels: np.ndarray, overlap: float) -> np.ndarray:
     """Give superpixels of successive slices one id where their IoU exceeds ``overlap``.
 
-    Above 0.5 a superpixel has no more than one such partner in a slice, so chains of partners do
-    not branch.
+    Above 0.5 a superpixel has at most one partner in a slice, so chains do not branch.
     """
     lower, upper = superpixels[:-1].ravel(), superpixels[1:].ravel()
     both = (lower > 0) & (upper > 0)
@@ -144,7 +134,6 @@ def _joined(superpixels: np.ndarray, overlap: float) -> np.ndarray:
 
 
 def _read(path: Path) -> np.ndarray | None:
-    """A cached map; None where there is none or it is damaged."""
     try:
         with np.load(path) as stored:
             return stored["segments"]

@@ -1,4 +1,4 @@
-"""The trainer of the self-supervised baselines: steps of episodes, kept so that it can resume."""
+"""The trainer of the self-supervised baselines, which can resume."""
 
 from __future__ import annotations
 
@@ -31,24 +31,18 @@ Network = TypeVar("Network", bound=EpisodicNetwork)
 
 
 class EpisodicTraining:
-    """Trains a network on the scans outside a fold, without any label.
+    """Train a network on the scans outside a fold, without any label.
 
-    A training is kept in ``<folder>/<dataset>/<method>/<hash>/fold_<k>/`` (see ``FoldTraining``),
-    where the hash is of all that can change its weights, its code too. Runs that differ elsewhere
-    share it; of several processes one trains and the others wait for it. Every step draws its
-    episodes from (seed, fold, step), so a resumed training ends where an uninterrupted one does.
+    A training is kept in ``<folder>/<dataset>/<method>/<hash>/fold_<k>/``, where the hash covers
+    everything that can change its weights, including code. Runs that differ elsewhere share it; one
+    process trains while others wait. Every step draws its episodes from (seed, fold, step), so a
+    resumed training ends where an uninterrupted one does.
 
     Args:
         setting: 1 or 2, see ``TrainingScans``.
-        image_size: rows and columns that slices are brought to.
-        encoder: of the network.
-        supervoxels: the pseudo-labels.
-        views: how support and query of an episode differ.
-        schedule: length and pace.
-        background_weight: of a background pixel in the cross-entropy, that of foreground being 1.
-        log_every: steps between two lines of the log.
-        checkpoint_every: steps between two checkpoints.
-        folder: of all trainings.
+        image_size: rows and columns to which slices are resized.
+        background_weight: see ``EpisodicNetwork``.
+        log_every, checkpoint_every: in steps.
         seed: of weights and episodes.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
@@ -92,7 +86,7 @@ class EpisodicTraining:
         self._seed = seed
 
     def build(self, network: type[Network], levels: int, fold: int, **settings: Any) -> Network:
-        """A network with the initial weights of a fold, its encoder giving ``levels`` levels."""
+        """A network with the initial weights of a fold, whose encoder returns ``levels`` levels."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.default_rng([self._seed, fold]).integers(2**31)))
             built = network(Encoder(self.encoder, levels), self.background_weight, **settings)
@@ -101,17 +95,10 @@ class EpisodicTraining:
     def train(
         self, network: EpisodicNetwork, scans: TrainingScans, name: str, settings: dict[str, Any]
     ) -> pd.DataFrame:
-        """Train a network in place, or load what an earlier training left; to be used in eval mode.
+        """Train a network from ``build`` in place, or load what an earlier training left.
 
-        Args:
-            network: as ``build`` made it.
-            scans: to train on.
-            name: of the method.
-            settings: of the network, as far as they change its training.
-
-        Returns:
-            A row for every ``log_every`` steps: ``step``, ``loss`` and its terms, means since the
-            row before.
+        ``settings`` are those of the network that change its training. The log has a row for every
+        ``log_every`` steps: ``step``, ``loss`` and its terms, averaged since the previous row.
         """
         fold = FoldTraining(network, self.schedule, self.folder_of(network, scans, name, settings))
         title = f"{name}, fold {scans.fold}"
@@ -126,16 +113,11 @@ class EpisodicTraining:
     def folder_of(
         self, network: EpisodicNetwork, scans: TrainingScans, name: str, settings: dict[str, Any]
     ) -> Path:
-        """Where a fold's training is kept; see ``train``."""
         parent = self._folder / scans.dataset / name / self._key(type(network), scans, settings)
         return parent / f"fold_{scans.fold}"
 
     def pace(self, settings: dict[str, Any]) -> str:
-        """Twelve hexadecimal digits for the settings that decide how long a step takes.
-
-        Args:
-            settings: of the network.
-        """
+        """Twelve hexadecimal digits for the settings that decide how long a step takes."""
         schedule = self.schedule
         parts = [vars(self.encoder), self.image_size, schedule.pairs, schedule.classes]
         return _digest({"network": settings, "other": parts})
@@ -206,7 +188,6 @@ def _digest(known: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Lists of Hydra's for JSON."""
     if isinstance(value, Sequence):
         return list(value)
     raise TypeError(f"{value!r} is no setting")
@@ -219,13 +200,11 @@ POLL_S = 1.0  # between two looks at a lock that another process holds
 def alone(lock_file: Path, does: str) -> Iterator[None]:
     """Let one process at a time into the block; one that waits says so.
 
-    The lock is the operating system's, so it goes with its process, killed or not; the empty file
-    stays. On NFS it holds between machines too, but that of a machine that crashed lasts until the
-    server has noticed, and what was written inside may be seen seconds later elsewhere.
+    The operating system's lock is released when its process ends, even if killed; the empty file
+    stays. On NFS it also holds between machines, but the lock of a crashed machine lasts until the
+    server notices, and other machines may see what was written inside seconds later.
 
-    Args:
-        lock_file: all that contend for the same name the same; its folder is made.
-        does: what a process in the block does, as in "another process that trains fold 0".
+    ``does`` describes a process in the block, as in "another process that trains fold 0".
     """
     lock = FileLock(lock_file, fallback_to_soft=False)
     # a file system without locks, as of some clusters: all go in, as each file is written whole

@@ -1,15 +1,69 @@
-"""Label maps of random bodies: air, fat, bone, tissues, and organs painted over them."""
+"""Settings of the synthetic data."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
-from fsmis.segmenters.mini.settings import Draw, SyntheticSettings
+
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """Ranges of the generator; see ``conf/training/sam2_mini.yaml`` for what each does."""
+
+    tissues: int
+    organs: int
+    targets: int
+    rotation: float
+    scaling: float
+    shift: float
+    displacement: float
+    height_change: float
+    beyond: float
+    elsewhere: float
+    cropped: float
+    crop_factor: Sequence[float]
+    misplaced: float
+    field_of_view: float
+    shape_change: float
+    thinnest: float
+    ct: float
+    contrast_change: float
+    texture: float
+    vessels: float
+    noise: float
+    bias_field: float
+    gamma: float
+    absent: float
+    smallest: float
+    largest: float
+
+
+class Draw:
+    def __init__(self, generator: Generator):
+        self.generator = generator
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        device = self.generator.device
+        return low + (high - low) * torch.rand(shape, generator=self.generator, device=device)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.generator.device)
+
+    def chance(self, probability: float, *shape: int) -> Tensor:
+        return self.uniform(0, 1, *shape) < probability
+
+    def smooth(self, cells: int, size: int, *shape: int) -> Tensor:
+        """Smooth fields of unit deviation, ``cells`` bumps a side: ``[*shape, size, size]``."""
+        coarse = self.normal(math.prod(shape), 1, cells, cells)
+        fine = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
+        fine = fine / fine.std((1, 2, 3), keepdim=True).clamp(min=1e-3)
+        return fine.view(*shape, size, size)
+
 
 AIR, FAT, BONE, TISSUE = 0, 1, 2, 3  # labels; tissues count up from TISSUE, organs follow
 
@@ -21,7 +75,7 @@ class Points:
     Attributes:
         x, y: ``[B, F, S, S]``; a body lies within -1 and 1.
         height: ``[B, F, 1, 1]``.
-        origin: x and y ``[B, 1, 1, 1]`` that tissues are laid around.
+        origin: x and y ``[B, 1, 1, 1]`` around which tissues are laid.
         detail: ``[B, 1, 1, 1]``, size of tissues, 1 where the whole body is in view.
     """
 
@@ -101,8 +155,10 @@ class Organs:
         self.draw = draw
 
     def _mirror_some(self, draw: Draw) -> None:
-        """Make the last organs mirrored twins of those before them, as kidneys are; of some twins
-        one begins where the other has ended."""
+        """Make the last organs mirrored twins of those before them, like kidneys.
+
+        Some twins begin where the other ends.
+        """
         for twin in range(self.settings.organs - 1, self.settings.organs - 5, -2):
             twins = draw.chance(0.6, len(self.x))
             mirror = {"x": -self.x, "angle": math.pi - self.angle, "bend": self.bend}
@@ -116,8 +172,7 @@ class Organs:
             self.middle[:, twin] += torch.where(apart, away, 0.0)
 
     def _lay_crescents(self, draw: Draw) -> None:
-        """Lay an organ beside a later one, which cuts a crescent out of it, as a left ventricle
-        does out of the right."""
+        """Let a later organ cut an earlier one to a crescent, like the ventricles."""
         for organ in (0, 2):
             beside = draw.chance(0.5, len(self.x))
             host = organ + 1
@@ -142,14 +197,13 @@ class Organs:
             self.core[:, host] = ring
 
     def centre(self, height: Tensor) -> tuple[Tensor, Tensor]:
-        """x and y ``[B, F, O]`` of every organ at ``height`` ``[B, F]``."""
         x = self.x[:, None] + self.lean[0][:, None] * height[..., None] + self.move[0]
         y = self.y[:, None] + self.lean[1][:, None] * height[..., None] + self.move[1]
         return x, y
 
     def growth(self, height: Tensor) -> Tensor:
-        """Size ``[B, F, O]`` of every organ at ``height`` ``[B, F]``, 1 in its middle, then
-        swollen or shrunk; 0 beyond its end."""
+        """Size ``[B, F, O]`` of every organ at ``height`` ``[B, F]``; 1 in its middle before it
+        swells or shrinks, 0 beyond its end."""
         away = (height[..., None] - self.middle[:, None]) / self.reach[:, None]
         return (1 - away**2).clamp(min=0).sqrt() * self.swell
 
@@ -190,10 +244,7 @@ class Organs:
 class OrganLabels:
     """Label ``first + 2 o`` is the shell of organ o and ``first + 2 o + 1`` its core.
 
-    Attributes:
-        first: label of the first organ's shell.
-        has_core: bool ``[B, O]``.
-        twin: bool ``[B, O]``, organ o looks like organ o - 1.
+    ``has_core`` and ``twin`` (organ o looks like organ o - 1) are bool ``[B, O]``.
     """
 
     first: int

@@ -1,4 +1,4 @@
-"""What is asked of the network on a synthetic batch, and how wrong its answers are."""
+"""The network's tasks on a synthetic batch, and the loss of its answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class Prediction:
 
     @property
     def present(self) -> Tensor:
-        """Whether the query shows the target, bool ``[B * K]``."""
         return self.truth.amax((1, 2, 3)) > 0.5
 
 
@@ -43,8 +42,8 @@ def predict(
 ) -> Predictions:
     """Segment the last frame of every body; the points are drawn from ``generator``.
 
-    ``predicted`` is the chance that, of several supports, the last is remembered with the mask
-    that the others predict on it, as the volume pass does, instead of with its true mask.
+    ``predicted`` is the probability that, of several supports, the last is remembered with the
+    mask predicted from the others, as in the volume pass, instead of its true mask.
     """
     images, masks = batch.images.to(segmenter.device), batch.masks.to(segmenter.device)
     count, frames = images.shape[:2]
@@ -83,7 +82,6 @@ def _memory_of_prediction(segmenter: Sam2, features: Features, memories: list[Me
 
 
 def total_loss(predictions: Predictions, config: DictConfig) -> Tensor:
-    """The loss of both kinds of prompts."""
     by_memory = loss_of(predictions.by_memory, config)
     return by_memory + config.loss.points * loss_of(predictions.by_points, config)
 
@@ -92,8 +90,8 @@ def loss_of(prediction: Prediction, config: DictConfig) -> Tensor:
     """Cross-entropy and soft Dice where the target is shown, and terms for the object score and the
     predicted IoU (0 where the target is absent), so that both tell whether it is.
 
-    Where it is absent a mask weighs little, as the object score speaks for it (Ravi et al., arXiv
-    2408.00714, section 4).
+    Where it is absent, a mask has little weight, because the object score already says so (Ravi et
+    al., arXiv 2408.00714, section 4).
     """
     truth, probability = prediction.truth, prediction.logits.sigmoid()
     present = prediction.present.float()
@@ -121,12 +119,9 @@ JITTER = 0.1  # of the box's side, the deviation of each of its corners
 def draw_points(masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """For each mask a box, or one to three points of which at most the last is background.
 
-    Args:
-        masks: ``[B, S, S]``, foreground above 0; an empty mask gets no point.
-        generator: on the CPU, as the masks.
-
-    Returns:
-        coordinates float32 ``[B, 3, 2]``, (x, y) in pixels, and labels int32 ``[B, 3]``.
+    ``masks`` ``[B, S, S]`` are foreground above 0, on the CPU as the generator; an empty one gets
+    no point. Returns coordinates float32 ``[B, 3, 2]``, (x, y) in pixels, and labels int32
+    ``[B, 3]``.
     """
     coordinates = torch.zeros(len(masks), 3, 2)
     labels = torch.full((len(masks), 3), NO_POINT, dtype=torch.int32)

@@ -1,15 +1,22 @@
-"""Intensities of label maps: contrast and texture per label, then what a scanner does to them.
+"""Intensities of label maps: contrast and texture per label, then the effects of a scanner.
 
-A body is seen by MR, where every label may have any intensity, or by CT, in units of 400 HU: soft
-tissues within a few percent of each other, fat below them, bone far above, gas far below.
+In MR every label may have any intensity. CT is in units of 400 HU: soft tissues within a few
+percent of each other, fat below them, bone far above, gas far below.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsmis.segmenters.mini.bodies import AIR, BONE, FAT, TISSUE, OrganLabels
-from fsmis.segmenters.mini.settings import Draw, SyntheticSettings
+from fsmis.segmenters.mini.bodies import (
+    AIR,
+    BONE,
+    FAT,
+    TISSUE,
+    Draw,
+    OrganLabels,
+    SyntheticSettings,
+)
 
 
 def render(settings: SyntheticSettings, labels: Tensor, organs: OrganLabels, draw: Draw) -> Tensor:
@@ -74,7 +81,6 @@ def _ct_means(organs: OrganLabels, draw: Draw) -> Tensor:
 
 
 def _twins_alike(mean: Tensor, organs: OrganLabels) -> Tensor:
-    """Give twins the intensities of the organ before them, in place."""
     for organ in range(1, organs.twin.shape[1]):
         shell = organs.first + 2 * organ
         twin = organs.twin[:, organ, None]
@@ -84,7 +90,6 @@ def _twins_alike(mean: Tensor, organs: OrganLabels) -> Tensor:
 
 
 def _mr_means(organs: OrganLabels, draw: Draw) -> Tensor:
-    """Mean intensity of every label, ``[B, L]``, in MR."""
     batch = len(organs.twin)
     mean = draw.uniform(0.05, 1, batch, organs.count)
     dark_air = draw.chance(0.9, batch)
@@ -104,7 +109,6 @@ def _mr_means(organs: OrganLabels, draw: Draw) -> Tensor:
 
 
 def _vessels(settings: SyntheticSettings, labels: Tensor, draw: Draw) -> Tensor:
-    """Vessels and lesions, small and of any sign, inside everything but air."""
     batch, frames, size, _ = labels.shape
     strength = settings.vessels * draw.chance(0.5, batch, 1, 1, 1) * draw.normal(batch, 1, 1, 1)
     dense = draw.uniform(1.4, 2.4, batch, 1, 1, 1)
@@ -113,7 +117,6 @@ def _vessels(settings: SyntheticSettings, labels: Tensor, draw: Draw) -> Tensor:
 
 
 def _couch(labels: Tensor, draw: Draw) -> Tensor:
-    """The couch below, or above, half of the bodies: a bent bar in the air."""
     batch, _, size, _ = labels.shape
     axis = torch.linspace(-1, 1, size, device=labels.device)
     place, bend = draw.uniform(0.5, 0.95, batch, 1, 1), draw.uniform(-0.2, 0.2, batch, 1, 1)
@@ -124,7 +127,6 @@ def _couch(labels: Tensor, draw: Draw) -> Tensor:
 
 
 def _artefacts(image: Tensor, draw: Draw) -> Tensor:
-    """Ghosts of motion and rings, in a tenth of the frames each."""
     batch, frames, size, _ = image.shape
     ghost = draw.chance(0.1, batch, frames, 1, 1) * draw.uniform(0, 0.15, batch, frames, 1, 1)
     shifted = image.roll(int(draw.uniform(0.1, 0.5, 1) * size), 2)
@@ -136,8 +138,8 @@ def _artefacts(image: Tensor, draw: Draw) -> Tensor:
 
 
 def _window(settings: SyntheticSettings, image: Tensor, ct: Tensor, draw: Draw) -> Tensor:
-    """Scale to [0, 1], then a random gamma: between jittered percentiles, or, half of the CTs, a
-    window of soft tissue."""
+    """Scale to [0, 1], between jittered percentiles or (for some CTs) by a soft-tissue window, then
+    apply a random gamma."""
     batch, frames, size, _ = image.shape
     sample = image.flatten(2)[:, :, :: max(1, size * size // 4096)]
     low, high = torch.quantile(sample, torch.tensor([0.005, 0.995], device=image.device), dim=2)

@@ -1,17 +1,15 @@
 """Synthetic support and query slices: random bodies seen twice, the way two patients differ.
 
-No real image is used anywhere, so whatever a model trained on these learns, it has not seen a
-fold, a dataset or an organ. In the spirit of SynthMorph (Hoffmann et al., IEEE TMI 2022) and of
-UniverSeg's synthetic tasks (Butoi et al., ICCV 2023): label maps first, then intensities drawn per
-label.
+No real image is used, so a model trained on these has seen no fold, dataset or organ. Label maps
+come first, then intensities for each label, as in SynthMorph (Hoffmann et al., IEEE TMI 2022) and
+UniverSeg's synthetic tasks (Butoi et al., ICCV 2023).
 
 A body is a set of label functions over the plane that change with height z: tissues (argmax of
 smooth random fields) inside an outline with a rim of fat and ribs, and organs painted over them
 (bent ellipsoids, rings, crescents beside rings, mirrored pairs). A frame evaluates them at affinely
-and smoothly deformed coordinates at its own height, over the whole body or cut around an organ, so
-two frames differ in pose, shape and section. The query, and any support but the first, may lack
-what is asked for: it lies beyond the organ's end, in another part of the body, or shows the organ's
-twin alone.
+and smoothly deformed coordinates at its own height, over the whole body or cut around an organ. The
+query, and any support but the first, may lack the target: it lies beyond the organ's end, in
+another part of the body, or shows only the organ's twin.
 """
 
 from dataclasses import dataclass
@@ -19,9 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from fsmis.segmenters.mini.bodies import TISSUE, OrganLabels, Organs, tissue_labels
+from fsmis.segmenters.mini.bodies import (
+    TISSUE,
+    Draw,
+    OrganLabels,
+    Organs,
+    SyntheticSettings,
+    tissue_labels,
+)
 from fsmis.segmenters.mini.rendering import render
-from fsmis.segmenters.mini.settings import Draw, SyntheticSettings
 from fsmis.segmenters.mini.views import draw_views, points_of
 
 
@@ -43,7 +47,7 @@ def sample_bodies(
 ) -> SyntheticBatch:
     """Draw ``batch`` bodies, each seen in ``frames`` slices of ``size`` x ``size`` pixels.
 
-    Everything random comes from ``generator``, on whose device the work is done.
+    Everything is computed on the device of ``generator``.
     """
     draw = Draw(generator)
     organs = Organs(settings, batch, frames, draw)
@@ -60,7 +64,7 @@ def _targets(
 ) -> Tensor:
     """Masks bool ``[B, K, F, S, S]`` of targets: organs, their shells and cores, tissues.
 
-    ``focus`` int ``[B]`` is the organ that the views are cut around, which is asked for first.
+    ``focus`` int ``[B]`` is the organ around which the views are cut; it is the first target.
     """
     batch, frames, size, _ = labels.shape
     count = organs.has_core.shape[1]

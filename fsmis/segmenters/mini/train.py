@@ -1,8 +1,7 @@
 """Train the embedded checkpoint on synthetic pairs: ``python -m fsmis.segmenters.mini.train``.
 
-Every step is one batch of random bodies, drawn from a seed of its own, so a run that is stopped
-goes on where its last checkpoint was and sees the pairs it would have seen. Settings and their
-meaning: ``conf/training/sam2_mini.yaml``.
+Every step is one batch of random bodies from a seed of its own, so a stopped run resumes from its
+last checkpoint with the same pairs. Settings: ``conf/training/sam2_mini.yaml``.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from fsmis.files import write_figure
+from fsmis.segmenters.mini.bodies import SyntheticSettings
 from fsmis.segmenters.mini.objective import predict, total_loss
-from fsmis.segmenters.mini.settings import SyntheticSettings
 from fsmis.segmenters.mini.synthetic import SyntheticBatch, sample_bodies
 from fsmis.segmenters.sam2 import Sam2
 
@@ -38,7 +37,7 @@ CONF = str(Path(__file__).parents[3] / "conf" / "training")
 
 
 class SyntheticSteps(Dataset[SyntheticBatch]):
-    """The batch of every training step, drawn from (seed, step) alone."""
+    """The batch of every training step, drawn only from (seed, step)."""
 
     def __init__(self, config: DictConfig, image_size: int, seed: int):
         self.settings = SyntheticSettings(**config.data)
@@ -58,9 +57,8 @@ class SyntheticSteps(Dataset[SyntheticBatch]):
 class Validation:
     """Scores on synthetic bodies that no training step draws.
 
-    Attributes:
-        dice: mean hard Dice of the targets that the query shows, were each believed to be there.
-        presence: area under the ROC curve of the object score, present against absent.
+    ``dice`` is the mean hard Dice of the targets that the query shows, ``presence`` the area under
+    the ROC curve of the object score, present against absent.
     """
 
     dice: float
@@ -87,8 +85,8 @@ def validate(segmenter: Sam2, config: DictConfig) -> Validation:
 
 
 def learning_rate(step: int, done: float, config: DictConfig) -> float:
-    """Linear warm-up over the first steps, constant, linear to zero over the last part of the run,
-    of which the share ``done`` lies behind."""
+    """Linear warm-up over the first steps, constant, then linear to zero; ``done`` is the share of
+    the run that is over."""
     warm = min(1.0, (step + 1) / config.warmup)
     return config.learning_rate * warm * min(1.0, (1 - done) / config.cooldown)
 
@@ -137,7 +135,7 @@ class Trainer:
         self._load(state)
 
     def averaged(self) -> Sam2:
-        """A segmenter with the averaged weights, which are the ones that are shipped."""
+        """A segmenter with the averaged weights, the ones that are shipped."""
         size = self.segmenter.image_size
         segmenter: Sam2 = instantiate(self.config.segmenter, image_size=size, checkpoint="random")
         segmenter.model.load_state_dict(self.average.module.state_dict())
@@ -145,15 +143,13 @@ class Trainer:
 
     @property
     def done(self) -> float:
-        """Share of the run that is behind: of its minutes since the start of this process where
-        they are set, else of its steps."""
+        """Share of the run that is over, by its minutes in this process if set, else its steps."""
         if self.config.minutes is not None:
             return min(1.0, (time.monotonic() - self.start) / (60 * self.config.minutes))
         return float(self.step / self.config.steps)
 
     def train_step(self, batch: SyntheticBatch) -> float:
-        """One optimiser step, in bfloat16 over float32 weights if so configured; returns the
-        loss."""
+        """One optimiser step, in bfloat16 over float32 weights if configured; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.done, self.config)
         self.segmenter.model.train()
@@ -185,7 +181,6 @@ class Trainer:
         (self.out / "weights.safetensors.tmp").replace(self.out / "weights.safetensors")
 
     def log(self, loss: float) -> None:
-        """Append loss and validation Dice to ``log.csv`` and redraw ``curves.png``."""
         scores = validate(self.averaged(), self.config)
         path = self.out / "log.csv"
         new = not path.exists()
@@ -241,7 +236,6 @@ def train(config: DictConfig) -> Path:
 
 
 def plot_curves(log: Path, path: Path) -> None:
-    """Draw loss and validation Dice of ``log.csv`` against the targets seen."""
     rows = pd.read_csv(log)
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -257,7 +251,6 @@ def plot_curves(log: Path, path: Path) -> None:
 
 @hydra.main(config_path=CONF, config_name="sam2_mini", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Hydra's entry point."""
     print(train(config))
 
 

@@ -1,12 +1,11 @@
-"""How bodies are looked at: pose, height, and the part of the body in view."""
+"""How bodies are viewed: pose, height, and the part of the body in view."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fsmis.segmenters.mini.bodies import Organs, Points
-from fsmis.segmenters.mini.settings import Draw, SyntheticSettings
+from fsmis.segmenters.mini.bodies import Draw, Organs, Points, SyntheticSettings
 
 WHOLE = -1  # in place of an organ: the whole body is in view
 
@@ -19,7 +18,7 @@ class Views:
         height: ``[B, F]``.
         x, y: centre of each view in its body ``[B, F]``.
         half: half a view's side ``[B, F]``, 1 where the whole body is seen.
-        organ: int ``[B]``, which organ the views are cut around, or WHOLE.
+        organ: int ``[B]``, the organ around which the views are cut, or WHOLE.
         effort: ``[B]``, how far the frames lie apart, from two slices of a patient to two patients.
     """
 
@@ -32,8 +31,8 @@ class Views:
 
 
 def draw_views(settings: SyntheticSettings, organs: Organs, frames: int, draw: Draw) -> Views:
-    """Views of the whole body, or cut around an organ as the zoom pass cuts them: about as many
-    times its extent in support and query, less exactly centred in the query."""
+    """Views of the whole body, or cut around an organ as in the zoom pass, less exactly centred in
+    the query."""
     batch = len(organs.x)
     effort = draw.uniform(0.2, 1.2, batch, 1)
     height = 0.5 * draw.normal(batch, 1)
@@ -90,7 +89,6 @@ def points_of(settings: SyntheticSettings, views: Views, size: int, draw: Draw) 
     effort = views.effort.view(-1, 1, 1, 1)
 
     def both(spread: float, common: float) -> Tensor:
-        """What all frames of a body share plus what each has of its own."""
         shared = common * draw.normal(batch, 1, 1, 1)
         return shared + effort * spread * draw.normal(batch, frames, 1, 1)
 

@@ -1,4 +1,4 @@
-"""What runs cost before they run: images to encode and trainings that are missing."""
+"""What runs cost before they run: images to encode and missing trainings."""
 
 from __future__ import annotations
 
@@ -23,18 +23,15 @@ Served = Mapping[int, list[int]]  # the query slices that each support slice ser
 
 
 def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int = 0) -> int:
-    """Images of one episode, at most: distinct query slices, and support slices or their copies;
-    with zoom the same again for each organ and pass.
+    """Most images of one episode: distinct query slices, and support slices or their copies.
 
-    Exact for a matcher that reads the encoder's features, and so all copies, without zoom. Another
-    leaves the copies alone that no query slice matches, and zoom the organs that were not found or
-    share their crops, which only a run can tell. What a feature cache holds already is not taken
-    off.
+    Zoom adds the same again for each organ and pass. Without zoom, the count is exact for a matcher
+    that reads the encoder's features, and so all copies. Other matchers skip copies that no query
+    slice matches, and zoom skips organs that were not found or share their crops, which only a run
+    can tell. What a feature cache already holds is not subtracted.
 
-    Args:
-        method: its configuration; 0 for one without a segmenter.
-        served: of each organ (``served_slices`` of the episode with its task alone).
-        beyond: slices of the whole support, where an episode asks for every slice of the query.
+    ``served`` is by organ (``served_slices`` of its task); ``beyond`` counts the slices of the
+    whole support, where an episode covers every slice of the query. 0 without a segmenter.
     """
     if "segmenter" not in method:
         return 0
@@ -58,7 +55,6 @@ def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int
 
 
 def _images(method: DictConfig, served: Served) -> int:
-    """Images of one pass, over whole slices or over crops."""
     queries = len({query for slices in served.values() for query in slices})
     if "support_set" not in method:
         return queries + len(served)
@@ -76,13 +72,12 @@ DEFAULT_STEP_S = 1.0
 
 @dataclass(frozen=True)
 class PlannedFold:
-    """The training of a fold that is not finished.
+    """An unfinished training of a fold.
 
     Attributes:
-        steps: of the optimiser, to do.
-        timed: seconds that a step of each finished training with these settings took, reading the
-            scans included; empty where there is none.
-        hosts: machines on which they did.
+        steps: of the optimiser, still to do.
+        timed: seconds per step of each finished training with these settings, including the
+            reading of the scans, on ``hosts``; empty where there is none.
     """
 
     steps: int
@@ -91,16 +86,13 @@ class PlannedFold:
 
     @property
     def seconds(self) -> float:
-        """Time it takes, where none was timed that of the default settings on one CPU core."""
+        """Expected time; without timings, that of the default settings on one CPU core."""
         return self.steps * (median(self.timed) if self.timed else DEFAULT_STEP_S)
 
 
 class PlannedTraining(EpisodicTraining):
-    """Stands in for the training of a method: notes what it would train, and trains nothing.
-
-    Attributes:
-        folds: those not finished, by the folder that keeps them.
-    """
+    """Stands in for the training of a method: notes in ``folds`` the unfinished ones, by the folder
+    that keeps them, and trains nothing."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -109,7 +101,6 @@ class PlannedTraining(EpisodicTraining):
     def train(
         self, network: EpisodicNetwork, scans: TrainingScans, name: str, settings: dict[str, Any]
     ) -> pd.DataFrame:
-        """Load a network as far as it has been trained; see ``EpisodicTraining.train``."""
         fold = FoldTraining(network, self.schedule, self.folder_of(network, scans, name, settings))
         if not fold.load():
             pace = self.pace(settings)

@@ -20,20 +20,17 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 def read_series(
     paths: Sequence[Path], gap_tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, list[Path]]:
-    """Read the slices of one series.
+    """Read the slices of one series, in any order.
 
-    Args:
-        paths: its files, in any order.
-        gap_tolerance: largest deviation of a distance between slices from their median, relative.
+    ``gap_tolerance`` is the largest relative deviation of a distance between slices from their
+    median.
 
     Returns:
         pixels float32 [Z, H, W] in grey values of the modality, each slice by its own rescaling,
         bright where it is shown bright, padding as dark as the darkest pixel; affine float64
         [4, 4] (x, y, z; mm, RAS as in NIfTI), and the file of each slice.
 
-    Raises:
-        UserError: a file is no DICOM slice, slices do not form one regular volume, or one is
-            missing or doubled.
+    Raises UserError where a file is no DICOM slice, or slices are missing, doubled or irregular.
     """
     if len(paths) < 2:
         raise UserError(f"{paths[0].parent}: one slice is no volume; copy the whole series")
@@ -70,8 +67,8 @@ def read_series(
 def _grey_values(path: Path, image: sitk.Image) -> np.ndarray:
     """Rescaled pixels float32 [H, W]; padding as dark as the slice's darkest pixel.
 
-    SimpleITK rescales each slice by its own header and turns MONOCHROME1, which stores bright as
-    low, about the middle of what can be stored.
+    SimpleITK rescales each slice by its own header, and flips MONOCHROME1, which stores bright as
+    low, about the middle of the storable range.
     """
     kind = _text(image, RESCALE_TYPE)
     if _text(image, MODALITY) == "CT" and kind not in ("", "HU", "US"):
@@ -128,7 +125,6 @@ def _read_slice(path: Path) -> sitk.Image:
 
 
 def _plane(image: sitk.Image) -> str:
-    """Size, pixel size and orientation of a slice, for comparison and for the user."""
     columns, rows, _ = image.GetSize()
     x, y, _ = image.GetSpacing()
     row_x, row_y, row_z = np.round(image.GetDirection()[::3], 3) + 0.0
@@ -154,3 +150,20 @@ def _check_gaps(paths: Sequence[Path], along: np.ndarray, tolerance: float) -> N
             f"{paths[i + 1].name}, {usual:.2f} mm elsewhere; a slice is missing, copy the whole "
             "series again"
         )
+
+
+def series_files(folder: Path) -> list[Path]:
+    """The DICOM files of a folder, in the order of their names; none where it holds no such.
+
+    A file counts by its first bytes, whatever its name; indices (DICOMDIR) do not.
+    """
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != "DICOMDIR" and _has_preamble(path)
+    ]
+
+
+def _has_preamble(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
