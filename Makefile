@@ -12,7 +12,7 @@ PHANTOM := $(filter phantom,$(DATA))
 NAME := $(strip $(DATASET))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench train-gpu doctor \
+.PHONY: help setup demo test lint format bench gpu-check train-gpu doctor \
     data-chaos data-synapse data-cmr reproduce-chaos reproduce-synapse reproduce-cmr reproduce-all baselines
 
 help:  ## list the targets
@@ -47,6 +47,9 @@ format: setup  ## format the code
 
 bench: setup  ## measure speed against the reference path, side by side
 	$(PY) -m fsmis bench --out results/runs/bench $(ARGS)
+
+gpu-check: setup  ## prove numbers, speed and memory on a GPU, into results/reference/gpu.md
+	$(PY) -m fsmis gpu-check $(ARGS)
 
 train-gpu: setup  ## train the embedded checkpoint further for MINUTES on a GPU, data drawn by all cores: ARGS=
 	$(PY) -m fsmis.segmenters.mini.train out=results/runs/training/gpu minutes=$(MINUTES) device=cuda \

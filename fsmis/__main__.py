@@ -21,6 +21,7 @@ COMMANDS = {
     "export": ("fsmis.tools.export", "SAM2's weights as a folder that transformers opens"),
     "phantom": ("fsmis.tools.phantom", "write generated scans, prepared or raw"),
     "bench": ("fsmis.tools.bench", "measure speed against the public packages"),
+    "gpu-check": ("fsmis.tools.gpu_check", "numbers, speed and memory of a GPU against the CPU's"),
     "prepare": ("data_prep", "raw downloads to prepared scans: prepare chaos|cmr|synapse|..."),
     "verify": ("data_prep.verify", "check a folder of prepared scans"),
 }

@@ -55,6 +55,11 @@ HUB_FILES |= {
 }
 
 
+def repository(checkpoint: str) -> str:
+    """The hub repository of a checkpoint that is one of several there."""
+    return "/".join(checkpoint.split("/")[:2])
+
+
 def local_files(checkpoint: str) -> list[Path]:
     """The file of a checkpoint given by path or shipped, or the two of a folder that transformers
     opens; empty where it is neither."""
@@ -81,7 +86,7 @@ def find_checkpoint(checkpoint: str) -> Path:
 
     name = HUB_FILES[checkpoint]
     try:
-        return Path(hf_hub_download("/".join(checkpoint.split("/")[:2]), name))
+        return Path(hf_hub_download(repository(checkpoint), name))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"{name} of {checkpoint} is not cached and the Hugging Face hub cannot be reached; "

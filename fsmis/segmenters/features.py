@@ -23,21 +23,27 @@ class Features:
             ``[B, C/4, 2h, 2h]``, ``[B, C, h, h]``, h = image size / 16.
         position: position encoding of the last level, ``[1, C, h, h]``, where the model has one.
         keys: str ``[B]``, of the images in the feature cache; None without one.
+        image: int ``[B]``, equal for rows that are the same image; None: every row is another.
     """
 
     levels: list[Tensor]
     position: Tensor = NOWHERE
     keys: np.ndarray | None = None
+    image: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.levels[-1])
 
     def __getitem__(self, rows: Rows) -> Features:
         keys = None if self.keys is None else self.keys[rows]
-        return Features([level[rows] for level in self.levels], self.position, keys)
+        image = self.image
+        if image is None:
+            image = torch.arange(len(self), device=self.levels[-1].device)
+        return Features([level[rows] for level in self.levels], self.position, keys, image[rows])
 
     @staticmethod
     def cat(parts: list[Features]) -> Features:
+        # joined rows count as different images
         levels = [torch.cat(level) for level in zip(*(p.levels for p in parts), strict=True)]
         keys = [p.keys for p in parts if p.keys is not None]
         joined = np.concatenate(keys) if len(keys) == len(parts) else None

@@ -3,11 +3,13 @@
 Private methods of the ``sam2`` package are called here alone; ``pyproject.toml`` bounds it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fsmis.segmenters.features import Features, Memory, sequence
 
@@ -74,15 +76,17 @@ class Steps:
         ]
         numbered = list(enumerate(frames))
         prompted, tracked = dict(numbered[: len(support)]), dict(numbered[len(support) :])
-        return self.model._prepare_memory_conditioned_features(
-            frame_idx=len(frames),
-            is_init_cond_frame=False,
-            current_vision_feats=[sequence(top)],
-            current_vision_pos_embeds=[sequence(encodings(features.position))],
-            feat_sizes=[top.shape[-2:]],
-            output_dict={"cond_frame_outputs": prompted, "non_cond_frame_outputs": tracked},
-            num_frames=num_frames,
-        )
+        first_attention = self.model.memory_attention.layers[0].self_attn
+        with once_per_image(first_attention, features.image):  # no memory was read before it
+            return self.model._prepare_memory_conditioned_features(
+                frame_idx=len(frames),
+                is_init_cond_frame=False,
+                current_vision_feats=[sequence(top)],
+                current_vision_pos_embeds=[sequence(encodings(features.position))],
+                feat_sizes=[top.shape[-2:]],
+                output_dict={"cond_frame_outputs": prompted, "non_cond_frame_outputs": tracked},
+                num_frames=num_frames,
+            )
 
     def answer_and_memory(
         self, conditioned: Tensor, features: Features
@@ -140,6 +144,39 @@ class Steps:
         best = iou.argmax(1, keepdim=True)
         masks = masks.take_along_dim(best[..., None, None], 1)
         return masks, iou.take_along_dim(best, 1), object_score
+
+
+@contextmanager
+def once_per_image(attention: nn.Module, image: Tensor | None) -> Iterator[None]:
+    """Inside the block an attention computes the rows of an image once, and repeats the result.
+
+    Args:
+        attention: queries, keys and values of B rows, which rows of the same image have in common.
+        image: int ``[B]``, equal for rows of the same image; None: every row is another.
+    """
+    distinct, of_row = (None, None) if image is None else image.unique(return_inverse=True)
+    if distinct is None or len(distinct) == len(of_row):
+        yield
+        return
+    rows = torch.arange(len(of_row), device=of_row.device)
+    chosen = torch.empty_like(distinct).scatter_(0, of_row, rows)  # a row of each image
+
+    def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+        few = {name: tensor[chosen] for name, tensor in kwargs.items()}
+        return tuple(tensor[chosen] for tensor in args), few
+
+    def after(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output[of_row]
+
+    handles = [
+        attention.register_forward_pre_hook(before, with_kwargs=True),
+        attention.register_forward_hook(after),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 BACKGROUND, FOREGROUND, UPPER_LEFT, LOWER_RIGHT, NO_POINT = 0, 1, 2, 3, -1

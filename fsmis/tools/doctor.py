@@ -14,7 +14,7 @@ from rich.table import Table
 from fsmis.cli import console
 from fsmis.files import sha256
 from fsmis.runs.provenance import git_state
-from fsmis.segmenters.checkpoints import HUB_FILES, SHIPPED
+from fsmis.segmenters.checkpoints import HUB_FILES, SHIPPED, repository
 from fsmis.source import package_version
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -77,7 +77,7 @@ def sam2_weights() -> list[Finding]:
     cached = {
         checkpoint: Path(path)
         for checkpoint, name in HUB_FILES.items()
-        if isinstance(path := try_to_load_from_cache(checkpoint, name), str)
+        if isinstance(path := try_to_load_from_cache(repository(checkpoint), name), str)
     }
     if not cached:
         fix = "segmenter=sam2.1_tiny downloads its own on first use; sam2_mini needs none"
@@ -166,6 +166,18 @@ CHECKS: list[Callable[[], list[Finding]]] = [
 ]
 
 
+def examine() -> list[Finding]:
+    """What all checks find; one that breaks is a finding too."""
+    found = []
+    for check in CHECKS:
+        try:
+            found += check()
+        except Exception as error:  # a broken installation may raise anything
+            fix = "install the requirements again"
+            found.append(Finding(check.__name__, FAIL, _line(error), fix))
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(
         prog="python -m fsmis doctor",
@@ -175,19 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = Table(title="fsmis doctor", title_justify="left")
     for column in ("", "status", "found", "fix"):
         table.add_column(column, overflow="fold")
-    failed = False
-    for check in CHECKS:
-        try:
-            findings = check()
-        except Exception as error:  # a broken installation may raise anything
-            fix = "install the requirements again"
-            findings = [Finding(check.__name__, FAIL, _line(error), fix)]
-        for finding in findings:
-            failed |= finding.status == FAIL
-            style = COLOURS[finding.status]
-            table.add_row(finding.name, finding.status, finding.detail, finding.fix, style=style)
+    findings = examine()
+    for finding in findings:
+        style = COLOURS[finding.status]
+        table.add_row(finding.name, finding.status, finding.detail, finding.fix, style=style)
     console.print(table)
-    if failed:
+    if any(finding.status == FAIL for finding in findings):
         raise SystemExit(1)
 
 

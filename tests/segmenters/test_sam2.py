@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,38 @@ def test_batching_does_not_change_logits(frames):
     encoded = segmenter.encode(queries), segmenter.encode(supports)
     alone = segment_prompted(segmenter, *encoded, prompts).gated
     assert np.abs(together - alone).max() < 1e-4
+
+
+def test_the_first_self_attention_passes_each_slice_once(frames):
+    """Whatever the order of rows, in as many batches as there are, all with the same logits."""
+    supports, queries, masks = frames
+    segmenter = build("sam2_mini", checkpoint="random", image_size=64)
+    make_responsive(segmenter.model, seed=2)
+    organs, slices = len(masks), len(queries)
+    prompts = Prompts(
+        memory_copy=np.zeros(organs, int),
+        memory_mask=masks,
+        row_query=np.tile(np.arange(slices), organs),
+        row_memory=np.arange(organs).repeat(slices)[:, None],
+    )
+    passed: dict[str, list[int]] = {"first": [], "second": []}
+    for name, layer in zip(passed, segmenter.model.memory_attention.layers, strict=False):
+        count = passed[name].append
+        layer.self_attn.q_proj.register_forward_pre_hook(lambda _, args, c=count: c(len(args[0])))
+    encoded = segmenter.encode(queries), segmenter.encode(supports)
+    shared = segment_prompted(segmenter, *encoded, prompts)
+    assert passed == {"first": [slices], "second": [slices * organs]}
+    segmenter.batch_size = 2 * organs
+    assert (
+        np.abs(segment_prompted(segmenter, *encoded, prompts).logits - shared.logits).max() < 2e-5
+    )
+    assert passed["first"] == [slices, 2, slices - 2]
+    apart = Features.cat([encoded[0][[row]] for row in prompts.row_query])
+    alone = replace(prompts, row_query=np.arange(len(prompts.row_query)))
+    separate = segment_prompted(segmenter, apart, encoded[1], alone)
+    assert sum(passed["first"][3:]) == slices * organs
+    assert np.abs(separate.logits - shared.logits).max() < 2e-5
+    assert shared.logits.std(axis=0).mean() > 1e-2  # slices and organs do differ
 
 
 def test_features_index_and_join():

@@ -49,6 +49,10 @@ def test_torch_and_torchvision_of_two_releases_fail_with_a_fix(
     assert "constraints.txt" in finding.fix
 
 
+def test_every_published_checkpoint_is_looked_for() -> None:
+    assert {finding.status for finding in doctor.sam2_weights()} <= {"ok", "warn"}
+
+
 def test_damaged_lpips_backbone_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert {finding.status for finding in doctor.lpips_backbones()} == {"warn"}

@@ -11,11 +11,11 @@ from fsmis.pipeline.network_distances import Lpips
 from fsmis.tools.bench.workload import Workload
 
 
-def build(image_size: int, seed: int) -> Lpips:
+def build(image_size: int, seed: int, device: str = "cpu") -> Lpips:
     """``conf/matcher/lpips.yaml`` with a seeded random backbone; its ``model`` is the package's."""
     config = OmegaConf.load(CONF_DIR / "matcher" / "lpips.yaml")
     return instantiate(
-        config, weights="random", image_size=image_size, device="cpu", seed=seed, cache=None
+        config, weights="random", image_size=image_size, device=device, seed=seed, cache=None
     )
 
 
