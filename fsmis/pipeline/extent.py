@@ -8,10 +8,12 @@ Nothing has to be calibrated: these cues, each against its spread within the vol
 and the run of slices is kept that stands out most.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
@@ -37,22 +39,31 @@ class Extent:
         far: mm from which on slices are equally far.
         jump: how much a mask that lies elsewhere than that of the next slice counts against keeping
             both, as a share of the cues' variance; 0: not at all.
+        margin: slices taken in at each end, where organs fade out, as a share of what stands out,
+            rounded up; 0: none.
 
     Raises:
         UserError: a setting out of its range.
     """
 
     def __init__(
-        self, when: str, gap: float, place: float, near: float, far: float, jump: float
+        self,
+        when: str,
+        gap: float,
+        place: float,
+        near: float,
+        far: float,
+        jump: float,
+        margin: float,
     ) -> None:
         if when not in ("whole_volume", "never"):
             raise UserError(f"method.extent.when={when}: choose whole_volume or never")
         if not 0 <= gap <= 1:
             raise UserError(f"method.extent.gap={gap}: must be in [0, 1]")
-        if place < 0 or jump < 0 or not 0 < near <= far:
+        if min(place, jump, margin) < 0 or not 0 < near <= far:
             raise UserError(
-                f"method.extent.place={place}, jump={jump}, near={near}, far={far}: choose place "
-                "and jump from 0, near above 0 and far from near"
+                f"method.extent.place={place}, jump={jump}, margin={margin}, near={near}, "
+                f"far={far}: choose place, jump and margin from 0, near above 0 and far from near"
             )
         self.when = when
         self.gap = gap
@@ -60,6 +71,7 @@ class Extent:
         self.near = near
         self.far = far
         self.jump = jump
+        self.margin = margin
 
     def applies(self, episode: Episode) -> bool:
         """Whether the episode's query slices are to be narrowed down."""
@@ -94,6 +106,9 @@ class Extent:
         overlap = filled[:, 0]
         if not kept.all() and overlap[kept].mean() - overlap[~kept].mean() < self.gap:
             kept[:] = True  # nothing tells its ends apart from its middle: it goes through
+        taken_in = math.ceil(self.margin * np.count_nonzero(kept))
+        if taken_in:
+            kept = binary_dilation(kept, iterations=taken_in)
         return kept & found
 
     def limit(

@@ -41,6 +41,9 @@ def test_the_best_run_is_that_of_all_runs():
     assert standing_out(np.ones(5)).all() and standing_out(np.ones(1)).all()
 
 
+NUMBERS = ("gap", "place", "near", "jump", "margin")
+
+
 def extent(**changes) -> Extent:
     usual = {
         "when": "whole_volume",
@@ -49,6 +52,7 @@ def extent(**changes) -> Extent:
         "near": 40.0,
         "far": 100.0,
         "jump": 0.2,
+        "margin": 0.0,
     }
     return Extent(**usual | changes)
 
@@ -113,6 +117,16 @@ def test_masks_that_jump_are_not_of_one_organ():
     assert extent().held(cue, found).nonzero()[0].tolist() == [0, 1, 2, 3, 4]
     kept = extent(jump=1.0).held(cue, found, None, breaks)
     assert kept.nonzero()[0].tolist() == [0, 1, 2]
+
+
+def test_ends_are_taken_in_where_there_is_a_mask():
+    cue = np.array([0.0] * 4 + [5.0] * 10 + [0.0] * 4)[:, None]
+    found = np.ones(18, bool)
+    assert extent().held(cue, found).nonzero()[0][[0, -1]].tolist() == [4, 13]
+    assert extent(margin=0.05).held(cue, found).nonzero()[0][[0, -1]].tolist() == [3, 14]
+    assert extent(margin=0.11).held(cue, found).nonzero()[0][[0, -1]].tolist() == [2, 15]
+    found[3] = False
+    assert extent(margin=0.05).held(cue, found).nonzero()[0][[0, -1]].tolist() == [4, 14]
 
 
 def test_what_lies_between_labelled_slices_is_kept():
@@ -205,7 +219,15 @@ def test_an_organ_ruled_out_of_every_slice_is_empty_and_stops_nothing(episode): 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"when": "always"}, {"gap": 2}, {"place": -1}, {"near": 0}, {"far": 10}, {"jump": -1}],
+    [
+        {"when": "always"},
+        {"gap": 2},
+        {"place": -1},
+        {"near": 0},
+        {"far": 10},
+        {"jump": -1},
+        {"margin": -1},
+    ],
 )
 def test_bad_settings_are_refused(changes):
     with pytest.raises(UserError, match=r"method\.extent\."):
