@@ -47,7 +47,7 @@ from fsmis.tools.phantom import write_phantom
 
 DICE = 0.1  # largest difference of the method's mean, in points
 NEEDS_GPU = "needs a GPU"
-SHORT = "method=sam2_single", "test_time=none"  # where only the memory of the device matters
+SHORT = ("method=sam2_single",)  # where only the memory of the device matters
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 
 
