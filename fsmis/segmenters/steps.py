@@ -154,8 +154,11 @@ def once_per_image(attention: nn.Module, image: Tensor | None) -> Iterator[None]
         attention: queries, keys and values of B rows, which rows of the same image have in common.
         image: int ``[B]``, equal for rows of the same image; None: every row is another.
     """
-    distinct, of_row = (None, None) if image is None else image.unique(return_inverse=True)
-    if distinct is None or len(distinct) == len(of_row):
+    if image is None:
+        yield
+        return
+    distinct, of_row = image.unique(return_inverse=True)
+    if len(distinct) == len(of_row):
         yield
         return
     rows = torch.arange(len(of_row), device=of_row.device)
