@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_prep.cli import load_source
 from data_prep.prepare import prepare
@@ -15,6 +16,12 @@ from fsmis.tools.phantom import write_phantom, write_raw
 os.environ["WANDB_MODE"] = "disabled"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked ``gpu`` needs one."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA here")
 
 
 @pytest.fixture(scope="session")

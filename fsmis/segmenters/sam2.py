@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from fsmis.errors import UserError
 from fsmis.segmenters.architecture import read_architecture
 from fsmis.segmenters.cache import FeatureCache
 from fsmis.segmenters.checkpoints import load_weights
@@ -22,6 +23,9 @@ from fsmis.segmenters.device import compile_encoder
 from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.network import Decoded, NetworkSegmenter, check_sizes
 from fsmis.segmenters.steps import Steps
+
+POOL = 2  # cells a side, see fsmis.segmenters.pooled_attention, which is imported with sam2 alone
+POOLED_ATTENTION = "fsmis.segmenters.pooled_attention.PooledAttention"
 
 
 class Sam2(Steps, NetworkSegmenter):
@@ -36,6 +40,8 @@ class Sam2(Steps, NetworkSegmenter):
         image_size: side in pixels the network sees, a multiple of 32; published weights want 1024.
         mean, std: per-channel normalisation of [0, 1] pixels.
         overrides: changes to the architecture, dotted keys below ``model``.
+        pool_memory: 2 averages 2 x 2 cells of a memory before it is attended to, 1 none; an
+            approximation that saves time where memories are many or large.
         batch_size: rows, (query slice, organ) pairs, of one query step.
         encode_batch_size: images of one encoder pass; a CPU takes one at a time.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -69,10 +75,15 @@ class Sam2(Steps, NetworkSegmenter):
         seed: int = 0,
         cache: FeatureCache | None = None,
         compile: bool = False,
+        pool_memory: int = 1,
     ):
         check_sizes(image_size, 32, batch_size, encode_batch_size)
+        if pool_memory not in (1, POOL):
+            raise UserError(f"segmenter.pool_memory={pool_memory}: choose 1 or {POOL}")
         torch.manual_seed(seed)
         overrides = {"image_size": image_size, **(overrides or {})}
+        if pool_memory == POOL:
+            overrides["memory_attention.layer.cross_attention._target_"] = POOLED_ATTENTION
         self.architecture = read_architecture(architecture, overrides)
         model = instantiate(self.architecture)
         if checkpoint != "random":

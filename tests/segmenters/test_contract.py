@@ -9,7 +9,7 @@ from fsmis.cli import CONF_DIR
 from fsmis.segmenters.answer import Answer
 from fsmis.segmenters.base import Segmenter, Tracker
 from fsmis.segmenters.features import Features, Memory
-from tests.segmenters.engines import ENGINES, configured, frames, shared
+from tests.segmenters.engines import ENGINES, build, configured, frames, shared
 
 SIZE = (100, 90)
 ROUNDING = 1e-4  # of logits of a few units: what the company of a batch may change
@@ -151,3 +151,17 @@ def test_it_tracks_as_it_segments(name):
     assert len(memory) == 2 and np.isfinite(later.logits).all()
     forgetful, _ = segmenter.track(features[[3, 2]], [support], [], 3, SIZE)
     assert apart(later, forgetful) > 10 * ROUNDING
+
+
+@pytest.mark.gpu
+@every_engine
+def test_a_gpu_answers_as_the_cpu(name, monkeypatch):
+    segmenter = build(name, device="cuda")
+    segmenter.model.load_state_dict(shared(name).model.state_dict())
+    half = answer(segmenter, [3, 2], [0, 1])
+    assert np.isfinite(half.logits).all()
+    monkeypatch.setattr(type(segmenter), "precision", torch.float32)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        single = answer(segmenter, [3, 2], [0, 1])
+    assert apart(single, answer(shared(name), [3, 2], [0, 1])) < 2e-4
+    assert apart(single, half) > 0

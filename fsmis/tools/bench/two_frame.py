@@ -67,7 +67,7 @@ def make_responsive(model: Any, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     for name, weights in model.named_parameters():
-        noise = torch.randn(weights.shape, generator=generator)
+        noise = torch.randn(weights.shape, generator=generator).to(weights.device)
         if weights.ndim == 1 or "pos" in name or "embed" in name:
             weights += 0.1 * noise
         if "cross_attn" in name or "output_hypernetworks" in name:

@@ -1,6 +1,14 @@
 """The ways of each stage to one result: the reference first, the floor last, ours before it."""
 
-from fsmis.tools.bench import perceptual, two_frame
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from fsmis.cli import CONF_DIR
+from fsmis.pipeline.matching import to_tensor
+from fsmis.pipeline.network_distances import Lpips
+from fsmis.tools.bench import two_frame
 from fsmis.tools.bench.measure import Network, Way
 from fsmis.tools.bench.workload import Workload
 
@@ -52,15 +60,15 @@ class Perceptual:
     """
 
     def __init__(self, image_size: int, seed: int):
-        self.matcher = perceptual.build(image_size, seed)
+        self.matcher = build_lpips(image_size, seed)
 
     def ways(self, work: Workload) -> list[Way]:
         """The ways on a workload."""
         matcher = self.matcher
         return [
-            Way("pairwise", lambda: perceptual.pairwise_distances(matcher, work)),
-            Way("ours", lambda: perceptual.all_pairs_distances(matcher, work)),
-            Way("floor", lambda: perceptual.backbone_once(matcher, work)),
+            Way("pairwise", lambda: pairwise_distances(matcher, work)),
+            Way("ours", lambda: all_pairs_distances(matcher, work)),
+            Way("floor", lambda: backbone_once(matcher, work)),
         ]
 
     def networks(self) -> list[Network]:
@@ -68,3 +76,35 @@ class Perceptual:
         # The package calls the backbone past its hooks, but not the first layers.
         first = self.matcher.model.net.slice1
         return [Network("backbone_images", first, lambda args, _: len(args[0]))]
+
+
+def build_lpips(image_size: int, seed: int, device: str = "cpu") -> Lpips:
+    """``conf/matcher/lpips.yaml`` with a seeded random backbone; its ``model`` is the package's."""
+    config = OmegaConf.load(CONF_DIR / "matcher" / "lpips.yaml")
+    return instantiate(
+        config, weights="random", image_size=image_size, device=device, seed=seed, cache=None
+    )
+
+
+@torch.inference_mode()
+def pairwise_distances(matcher: Lpips, work: Workload) -> np.ndarray:
+    """Distances ``[S, N]`` by one call of the package for each pair, images resized once."""
+    queries, copies = (
+        to_tensor(images, matcher.image_size)[:, None, None].expand(-1, 1, 3, -1, -1)
+        for images in (work.queries, work.copies)
+    )
+    return np.array([[matcher.model(q, c, normalize=True).item() for c in copies] for q in queries])
+
+
+def all_pairs_distances(matcher: Lpips, work: Workload) -> np.ndarray:
+    """The same distances ``[S, N]`` from one backbone pass an image."""
+    matcher.fit(work.copies)
+    return matcher.distance(work.queries).numpy()
+
+
+@torch.inference_mode()
+def backbone_once(matcher: Lpips, work: Workload) -> None:
+    """Only what no path can do without: every image through the backbone."""
+    images = to_tensor(np.concatenate([work.queries, work.copies]), matcher.image_size)
+    for batch in images[:, None].expand(-1, 3, -1, -1).split(matcher.batch_size):
+        matcher.model.net(matcher.model.scaling_layer(2 * batch - 1))
