@@ -33,7 +33,6 @@ from fsmis.errors import ScanError, UserError
 from fsmis.files import author, beating, require_name
 from fsmis.reporting import display, figures, tracking
 from fsmis.reporting.tables import write_summary
-from fsmis.reporting.tracking import write_training
 from fsmis.runs.evaluation import Evaluation, Segmented
 from fsmis.runs.provenance import code_version, now, provenance
 from fsmis.runs.records import Cell, RunFolder, require_writable
@@ -150,7 +149,7 @@ class Run:
             with beating(record):
                 log = self.evaluation.fit(cell.fold)
                 if log is not None:
-                    write_training(self.folder.path / "training", cell.fold, log)
+                    figures.write_training(self.folder.path / "training", cell.fold, log)
                 start = time.perf_counter()  # a training is timed in its own folder
                 segmented = self.evaluation.segment(cell)
                 for note in notes_on(f"scan {cell.query_scan}", segmented.query.image):

@@ -10,7 +10,7 @@ from medpy.metric.binary import dc
 
 from fsmis.data.geometry import AxialVolume, CommonGrid
 from fsmis.data.protocol import Episode
-from fsmis.files import write_figure
+from fsmis.files import write_atomic, write_figure
 from fsmis.pipeline.matching import Match
 from fsmis.reporting.overlay import PREDICTION, PROMPT, TRUTH, fill, organ_colours, outline, show
 from fsmis.reporting.statistics import ranked
@@ -170,3 +170,21 @@ def _draw_extent(axis: Axes, labels: np.ndarray, colours: dict[str, str]) -> Non
     axis.set_ylim(len(colours) - 0.5, -0.5)
     axis.set_yticks(range(len(colours)), [f"label {organ}" for organ in colours], fontsize=8)
     axis.set_xlabel("slices of the query that hold it, from the feet", fontsize=8)
+
+
+def write_training(folder: Path, fold: int, log: pd.DataFrame) -> None:
+    """Write ``fold_<k>.csv`` and ``fold_<k>.png`` to a folder.
+
+    Args:
+        folder: is made where it is missing.
+        fold: number of the fold.
+        log: columns ``step``, ``loss``, and the terms that it is the sum of.
+    """
+    write_atomic(folder / f"fold_{fold}.csv", log.to_csv(index=False).encode())
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axis = figure.subplots()
+    for name in log.columns.drop("step"):
+        axis.plot(log["step"], log[name], label=name, linewidth=2 if name == "loss" else 1)
+    axis.set(xlabel="step", ylabel="training loss", title=f"fold {fold}")
+    axis.legend()
+    write_figure(folder / f"fold_{fold}.png", figure)

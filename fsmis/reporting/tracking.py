@@ -10,13 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from hydra.experimental.callback import Callback
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from fsmis.errors import UserError
-from fsmis.files import write_atomic, write_figure
 from fsmis.reporting.tables import completeness, summarise
 from fsmis.runs.records import RunFolder, read_json
 from fsmis.runs.sweep import sweeps
@@ -153,21 +150,3 @@ def _send(record: Path, seconds: float) -> str | None:
             return None
         reason = (sent.stderr.split("Error: ")[-1].strip() or "see its log").replace("\n", " ")
     return f"not sent to wandb ({reason}); to send it later: wandb sync '{record.parent}'"
-
-
-def write_training(folder: Path, fold: int, log: pd.DataFrame) -> None:
-    """Write ``fold_<k>.csv`` and ``fold_<k>.png`` to a folder.
-
-    Args:
-        folder: is made where it is missing.
-        fold: number of the fold.
-        log: columns ``step``, ``loss``, and the terms that it is the sum of.
-    """
-    write_atomic(folder / f"fold_{fold}.csv", log.to_csv(index=False).encode())
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axis = figure.subplots()
-    for name in log.columns.drop("step"):
-        axis.plot(log["step"], log[name], label=name, linewidth=2 if name == "loss" else 1)
-    axis.set(xlabel="step", ylabel="training loss", title=f"fold {fold}")
-    axis.legend()
-    write_figure(folder / f"fold_{fold}.png", figure)

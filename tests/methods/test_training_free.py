@@ -20,7 +20,7 @@ from fsmis.errors import UserError
 from fsmis.methods.base import Method
 from fsmis.methods.frozen_prototypes import ALPNetFrozen, PANetFrozen
 from fsmis.methods.sam2_prompts import box_around_peak, box_of_masks, extreme_points, similarity
-from fsmis.methods.sam2_video import Sam2Volume, propagate
+from fsmis.methods.sam2_video import propagate
 from fsmis.segmenters.features import Features
 from fsmis.tools.bench.two_frame import build as build_twins
 from fsmis.tools.bench.two_frame import make_responsive
@@ -284,10 +284,8 @@ def test_volume_equals_the_public_predictor(name, depth, tmp_path):
     encoded = segmenter.encode(query)
     memory = segmenter.memorise(segmenter.encode(support)[opening], given)
     logits = propagate(segmenter, encoded, frames, memory, query.shape[1:])
-    plain = instantiate(composed("method=sam2_volume").method, segmenter=None)
-    found = Sam2Volume(segmenter, plain.scale, plain.extent, plain.zoom, False).segment(
-        Episode("phantom", 0, scan("1", support), scan("2", query), tasks)
-    )
+    method = instantiate(composed("method=sam2_volume").method, segmenter=segmenter)
+    found = method.segment(Episode("phantom", 0, scan("1", support), scan("2", query), tasks))
     for number, ((organ, _, slices), ours) in enumerate(zip(videos, logits, strict=True)):
         folder = tmp_path / str(number)
         video = [support[opening[number]], *query[slices]]
