@@ -32,7 +32,7 @@ from fsmis.data.volume import Given, Volume
 from fsmis.errors import UserError
 from fsmis.methods.base import Method
 from fsmis.methods.prompted import PromptedMethod
-from fsmis.pipeline.whole_volume import labels_on_query, pair, served_by_likeness
+from fsmis.pipeline.whole_volume import labels_on_query, pair, served
 from fsmis.reporting.findings import Found, doubts, found_in, notes_on_inputs
 from fsmis.settings import SegmentSettings, converted, require_at_least, require_replacing
 
@@ -205,7 +205,7 @@ class VolumeSegmenter:
         query, grid, method = prepared.query, prepared.grid, self.method
         segmenter = method.segmenter if isinstance(method, PromptedMethod) else None
         try:
-            masks = method.segment(served_by_likeness(prepared.episode, segmenter))
+            masks = method.segment(served(prepared.episode, segmenter))
         except (RuntimeError, MemoryError) as error:  # such as a GPU out of memory
             raise UserError(
                 f"{query.name}: segmenting failed ({error}); try device=cpu, a smaller segmenter "

@@ -16,7 +16,7 @@ from fsmis.api import VolumeSegmenter
 from fsmis.data.dicom import series_files
 from fsmis.data.volume import Volume
 from fsmis.methods.registration import CopyMask
-from fsmis.pipeline.whole_volume import served_by_likeness
+from fsmis.pipeline.whole_volume import served
 from tests.test_segment import (  # noqa: F401 (fixtures)
     COPY,
     REPOSITORY,
@@ -163,10 +163,10 @@ def test_several_slices_of_a_support(files, support):  # noqa: F811
     )
     episode = segmenter.prepare(files["image"]).episode
     task = episode.organs["1"]
-    assert task.support_slices.tolist() == [0, 1]
+    assert task.support_slices.tolist() == [2, 5]
     for mask, z in zip(task.support_masks, (2, 5), strict=True):  # from the feet
         assert np.array_equal(mask, support[1][:, :, z].T == 1)
-    part = served_by_likeness(episode, None).organs["1"].part
+    part = served(episode, None).organs["1"].part
     assert (part[2], part[5]) == (0, 1)  # each slice looks most like itself
     assert set(part) == {0, 1}
 

@@ -8,10 +8,12 @@ Nothing has to be calibrated: these cues, each against its spread within the vol
 and the run of slices is kept that stands out most.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
@@ -37,22 +39,31 @@ class Extent:
         far: mm from which on slices are equally far.
         jump: how much a mask that lies elsewhere than that of the next slice counts against keeping
             both, as a share of the cues' variance; 0: not at all.
+        margin: slices taken in at each end, where organs fade out, as a share of what stands out,
+            rounded up; 0: none.
 
     Raises:
         UserError: a setting out of its range.
     """
 
     def __init__(
-        self, when: str, gap: float, place: float, near: float, far: float, jump: float
+        self,
+        when: str,
+        gap: float,
+        place: float,
+        near: float,
+        far: float,
+        jump: float,
+        margin: float,
     ) -> None:
         if when not in ("whole_volume", "never"):
             raise UserError(f"method.extent.when={when}: choose whole_volume or never")
         if not 0 <= gap <= 1:
             raise UserError(f"method.extent.gap={gap}: must be in [0, 1]")
-        if place < 0 or jump < 0 or not 0 < near <= far:
+        if min(place, jump, margin) < 0 or not 0 < near <= far:
             raise UserError(
-                f"method.extent.place={place}, jump={jump}, near={near}, far={far}: choose place "
-                "and jump from 0, near above 0 and far from near"
+                f"method.extent.place={place}, jump={jump}, margin={margin}, near={near}, "
+                f"far={far}: choose place, jump and margin from 0, near above 0 and far from near"
             )
         self.when = when
         self.gap = gap
@@ -60,6 +71,7 @@ class Extent:
         self.near = near
         self.far = far
         self.jump = jump
+        self.margin = margin
 
     def applies(self, episode: Episode) -> bool:
         """Whether the episode's query slices are to be narrowed down."""
@@ -71,6 +83,7 @@ class Extent:
         found: np.ndarray,
         away: np.ndarray | None = None,
         jumps: np.ndarray | None = None,
+        between: np.ndarray | None = None,
     ) -> np.ndarray:
         """Which slices of a volume hold the organ, bool ``[S]``.
 
@@ -79,6 +92,7 @@ class Extent:
             found: bool ``[S]``, slices with a mask; the others are never kept.
             away: mm of the slices from where the labelled ones lie, ``[S]``; None: not known.
             jumps: ``[S - 1]`` of :func:`jumps_between`; None: there is none.
+            between: bool ``[S]``, slices that lie between labelled ones and so hold it; None: none.
         """
         if not found.any():
             return found
@@ -88,10 +102,13 @@ class Extent:
             values -= self.place * cues.shape[1] * np.minimum(away, self.far) / self.near
             within = away <= self.near / 2
         breaks = None if jumps is None else self.jump * values.var() * jumps
-        kept = standing_out(values, within, breaks)
+        kept = standing_out(values, within, breaks, between)
         overlap = filled[:, 0]
         if not kept.all() and overlap[kept].mean() - overlap[~kept].mean() < self.gap:
             kept[:] = True  # nothing tells its ends apart from its middle: it goes through
+        taken_in = math.ceil(self.margin * np.count_nonzero(kept))
+        if taken_in:
+            kept = binary_dilation(kept, iterations=taken_in)
         return kept & found
 
     def limit(
@@ -112,12 +129,14 @@ class Extent:
             masks = answer.logits[rows] > 0
             found = np.asarray(masks.any(axis=(1, 2)))
             cues = np.column_stack([answer.iou[rows], answer.object_score[rows], angle[rows]])
-            away = None
+            away = between = None
             if places is not None:
                 labelled = places[task.support_slices]
                 first, last = labelled.min() - task.query_slices, task.query_slices - labelled.max()
                 away = np.maximum(0, np.maximum(first, last)) * episode.query.spacing[0]
-            score[rows[~self.held(cues, found, away, jumps_between(masks))]] = -np.inf
+                between = (first < 0) & (last < 0)
+            held = self.held(cues, found, away, jumps_between(masks), between)
+            score[rows[~held]] = -np.inf
             start = rows[-1] + 1
         return replace(answer, object_score=score)
 
@@ -160,7 +179,10 @@ def jumps_between(masks: np.ndarray) -> np.ndarray:
 
 
 def standing_out(
-    values: np.ndarray, within: np.ndarray | None = None, breaks: np.ndarray | None = None
+    values: np.ndarray,
+    within: np.ndarray | None = None,
+    breaks: np.ndarray | None = None,
+    whole: np.ndarray | None = None,
 ) -> np.ndarray:
     """The run of values that stands out most from the rest, bool ``[S]``; all where none does.
 
@@ -171,6 +193,7 @@ def standing_out(
         values: ``[S]``.
         within: bool ``[S]``, of which the run has to hold one, where there is one.
         breaks: ``[S - 1]``, what the variance loses for holding two neighbours both; None: nothing.
+        whole: bool ``[S]``, of which the run has to hold all; None: nothing.
     """
     n = len(values)
     sums = np.concatenate([[0.0], np.cumsum(values - values.mean())])
@@ -180,6 +203,9 @@ def standing_out(
     if within is not None and within.any():
         counts = np.concatenate([[0], np.cumsum(within)])
         inside &= counts[end] > counts[start]
+    if whole is not None:
+        counts = np.concatenate([[0], np.cumsum(whole)])
+        inside &= counts[end] - counts[start] == counts[-1]
     if not inside.any():
         return np.ones(n, bool)
     between = total**2 / np.maximum(1, length * (n - length))

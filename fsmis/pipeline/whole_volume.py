@@ -1,7 +1,7 @@
 """Labelled slices and a whole query of other geometry as one episode, and its answer brought back.
 
 All slices come to one square grid. No protocol tells here which labelled slice serves which slice
-of the query: the one that looks most like it does.
+of the query: their place along the body does.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,9 @@ from fsmis.errors import UserError
 from fsmis.pipeline.matching import Matcher, match
 from fsmis.pipeline.network_distances import EncoderFeatures
 from fsmis.pipeline.pixel_distances import Ncc
+from fsmis.pipeline.placement import descriptors, places
 from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters.features import batches
 
 BATCH = 16  # images compared at a time
 
@@ -35,7 +37,7 @@ def pair(
     The organs are the label values as text, from the largest mean area to the smallest. The support
     scan is the whole volume that was labelled; of several volumes it is the labelled slices alone,
     in their order, its slice distance NaN. Of a label in several slices the first serves all slices
-    of the query; see ``served_by_likeness``.
+    of the query; see ``served``.
 
     Raises:
         UserError: a label is too small to be seen on the grid.
@@ -93,15 +95,35 @@ def _from_large_to_small(support: Sequence[LabelledSlice]) -> list[int]:
     return sorted(sorted(areas), key=lambda value: -float(np.mean(areas[value])))
 
 
-def served_by_likeness(episode: Episode, segmenter: Segmenter | None) -> Episode:
-    """The episode with each query slice served by the labelled slice most like it, for each organ
-    among its own.
-
-    Alike are close features of the segmenter's encoder, at its coarsest level; where there is none,
-    close grey values.
-    """
+def served(episode: Episode, segmenter: Segmenter | None) -> Episode:
+    """The episode with each query slice served by the labelled slice whose place in the query is
+    nearest, for each organ; of several volumes, or without a segmenter, by the one most like it."""
     if all(len(task.support_slices) == 1 for task in episode.organs.values()):
         return episode
+    found = None if segmenter is None else _places(episode, segmenter)
+    if found is None:
+        return _served_by_likeness(episode, segmenter)
+    tasks = {
+        organ: replace(
+            task,
+            part=np.abs(found[task.support_slices] - task.query_slices[:, None]).argmin(axis=1),
+        )
+        for organ, task in episode.organs.items()
+    }
+    return replace(episode, organs=tasks)
+
+
+def _places(episode: Episode, segmenter: Segmenter) -> np.ndarray | None:
+    if not np.isfinite(episode.support.spacing[0]):
+        return None
+    support, query = (
+        np.concatenate([descriptors(segmenter.encode(some)) for some in batches(scan.image, BATCH)])
+        for scan in (episode.support, episode.query)
+    )
+    return places(support, query, episode.support.spacing[0] / episode.query.spacing[0])
+
+
+def _served_by_likeness(episode: Episode, segmenter: Segmenter | None) -> Episode:
     queries: Any = episode.query.image
     supports: Any = episode.support.image
     matcher: Matcher[Any] = Ncc(image_size=None, batch_size=BATCH)

@@ -41,6 +41,9 @@ def test_the_best_run_is_that_of_all_runs():
     assert standing_out(np.ones(5)).all() and standing_out(np.ones(1)).all()
 
 
+NUMBERS = ("gap", "place", "near", "jump", "margin")
+
+
 def extent(**changes) -> Extent:
     usual = {
         "when": "whole_volume",
@@ -49,6 +52,7 @@ def extent(**changes) -> Extent:
         "near": 40.0,
         "far": 100.0,
         "jump": 0.2,
+        "margin": 0.0,
     }
     return Extent(**usual | changes)
 
@@ -115,6 +119,24 @@ def test_masks_that_jump_are_not_of_one_organ():
     assert kept.nonzero()[0].tolist() == [0, 1, 2]
 
 
+def test_ends_are_taken_in_where_there_is_a_mask():
+    cue = np.array([0.0] * 4 + [5.0] * 10 + [0.0] * 4)[:, None]
+    found = np.ones(18, bool)
+    assert extent().held(cue, found).nonzero()[0][[0, -1]].tolist() == [4, 13]
+    assert extent(margin=0.05).held(cue, found).nonzero()[0][[0, -1]].tolist() == [3, 14]
+    assert extent(margin=0.11).held(cue, found).nonzero()[0][[0, -1]].tolist() == [2, 15]
+    found[3] = False
+    assert extent(margin=0.05).held(cue, found).nonzero()[0][[0, -1]].tolist() == [4, 14]
+
+
+def test_what_lies_between_labelled_slices_is_kept():
+    values = np.array([0.0, 5.0, 5.0, 0.0, 1.0, 0.0])
+    between = np.arange(6) >= 4
+    assert standing_out(values).nonzero()[0].tolist() == [1, 2]
+    assert standing_out(values, None, None, between)[1:].all()
+    assert standing_out(values, whole=np.ones(6, bool)).all()
+
+
 def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
     segmenter = build("matcher=identity").segmenter
     features = segmenter.encode(episode.query.image[:2])
@@ -126,7 +148,7 @@ def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
     assert (likeness(features[:1], np.zeros_like(left), features[:1], left) == -1).all()
 
 
-def middle(cues, found, away=None, jumps=None):
+def middle(cues, *others):
     """The slices 2 to 5, whatever the cues say; random weights know no better."""
     return (np.arange(len(cues)) >= 2) & (np.arange(len(cues)) <= 5)
 
@@ -188,8 +210,8 @@ def test_zoom_asks_about_kept_slices_alone(episode, method):  # noqa: F811
 
 def test_an_organ_ruled_out_of_every_slice_is_empty_and_stops_nothing(episode):  # noqa: F811
     built = build("matcher=ncc", "method.extent.when=whole_volume", "method.zoom.passes=1")
-    organs = iter([np.zeros(8, bool), middle(np.zeros((8, 1)), None)])
-    built.extent.held = lambda cues, found, away, jumps: next(organs)
+    organs = iter([np.zeros(8, bool), middle(np.zeros((8, 1)))])
+    built.extent.held = lambda *cues: next(organs)
     masks = built.segment(whole(episode))
     liver, spleen = masks.values()
     assert not liver.any() and liver.shape == spleen.shape == (8, 96, 96)
@@ -197,7 +219,15 @@ def test_an_organ_ruled_out_of_every_slice_is_empty_and_stops_nothing(episode): 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"when": "always"}, {"gap": 2}, {"place": -1}, {"near": 0}, {"far": 10}, {"jump": -1}],
+    [
+        {"when": "always"},
+        {"gap": 2},
+        {"place": -1},
+        {"near": 0},
+        {"far": 10},
+        {"jump": -1},
+        {"margin": -1},
+    ],
 )
 def test_bad_settings_are_refused(changes):
     with pytest.raises(UserError, match=r"method\.extent\."):
