@@ -89,8 +89,8 @@ def run(setting: Setting, results: str, *overrides: str) -> subprocess.Completed
     if not scans.is_dir():
         write_phantom(scans, scans=setting.scans)
     where = [f"dataset.root={scans}", f"results_dir={setting.folder / results}"]
-    command = [sys.executable, "-m", "fsmis.run", "dataset=phantom", *where]
-    command += [*overrides, *setting.overrides]
+    command = [sys.executable, "-m", "fsmis.run", *overrides, "dataset=phantom", *where]
+    command += setting.overrides
     environment = {**os.environ, "WANDB_MODE": "disabled"}
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
