@@ -139,6 +139,8 @@ def explained(message: str) -> str:
 
 
 def _no_setting(key: str) -> str:
+    if options := options_of(key):
+        return f"{key} is added to a run, with a plus: +{key}=X, X one of {', '.join(options)}"
     return f"there is no setting {key}{did_you_mean(key, _known_settings())}; --help lists them"
 
 

@@ -73,6 +73,12 @@ def test_mistyped_words_are_met_with_the_right_one(argument, meant, phantom_root
     assert not any("Traceback" in line for line in lines)
 
 
+def test_a_group_that_is_added_says_how(phantom_root):
+    done = ask("fsmis.run", "dataset=phantom", f"dataset.root={phantom_root}", "test_time=none")
+    assert done.returncode == 2
+    assert "+test_time=X, X one of default, " in done.stderr and "none" in done.stderr
+
+
 def test_a_plan_knows_options_of_ones_own(tmp_path, phantom_root):
     folder = tmp_path / "method"
     folder.mkdir()
