@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fsmis.reporting import page_plots as plots
+from fsmis.reporting.tables import POOLED
 from fsmis.runs.records import Cell, RunFolder
 from fsmis.tools.compare import main as compare
 from fsmis.tools.report import main
