@@ -8,7 +8,7 @@ import numpy as np
 from fsmis.data.protocol import Episode
 from fsmis.methods.base import Method
 from fsmis.pipeline.extent import Extent, likeness
-from fsmis.pipeline.placement import descriptors, places
+from fsmis.pipeline.placement import place_support
 from fsmis.pipeline.prompting import Prompts
 from fsmis.pipeline.scale_search import ScaleSearch
 from fsmis.pipeline.zoom import Zoom
@@ -69,23 +69,12 @@ class PromptedMethod(Method):
             )
             for rows in batches(np.arange(len(answer)), self.segmenter.batch_size)
         ]
-        places = self._places(episode, images, prompts) if self.extent.place else None
+        places = None
+        if self.extent.place:  # the rows of the first organ are all query slices
+            of_query = prompts.row_query[: len(episode.query_slices)]
+            query = (images[rows] for rows in batches(of_query, self.segmenter.batch_size))
+            places = place_support(self.segmenter, episode, query)
         return self.extent.limit(episode, answer, np.concatenate(alike), places)
-
-    def _places(self, episode: Episode, images: Features, prompts: Prompts) -> np.ndarray | None:
-        """Positions of the support's slices in the query, all of which every organ asks for; None
-        where they do not follow one another."""
-        if not np.isfinite(episode.support.spacing[0]):
-            return None
-        of_query = prompts.row_query[: len(episode.query_slices)]
-        few = self.segmenter.batch_size
-        query = [descriptors(images[rows]) for rows in batches(of_query, few)]
-        slices = batches(np.arange(len(episode.support.image)), few)
-        support = [
-            descriptors(self.segmenter.encode(episode.support.image[some])) for some in slices
-        ]
-        ratio = episode.support.spacing[0] / episode.query.spacing[0]
-        return places(np.concatenate(support), np.concatenate(query), ratio)
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         """See ``Method.segment``."""

@@ -4,11 +4,15 @@ Not part of the paper. The whole slices are compared, not the organ: neighbourin
 outline of the body tell the height, also where the organ itself is not found.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fsmis.segmenters.features import Features
+from fsmis.data.protocol import Episode
+from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters.features import Features, batches
 
 GRID = 6  # cells along each side of a slice, whose mean features describe it
 STRETCHES = (0.93, 1.0, 1.07)  # of the support along z, for bodies of other lengths
@@ -21,6 +25,25 @@ DOUBT = 0.3  # standard errors taken off a mean cosine: of a short overlap it ma
 def descriptors(features: Features) -> np.ndarray:
     """What tells slices apart: features of the coarsest level averaged over a grid, ``[B, D]``."""
     return F.adaptive_avg_pool2d(features.levels[-1].float(), GRID).flatten(1).cpu().numpy()
+
+
+def place_support(
+    segmenter: Segmenter, episode: Episode, query: Iterable[Features]
+) -> np.ndarray | None:
+    """:func:`places` of an episode, whose support is encoded whole; None where the support's slices
+    do not follow one another.
+
+    Args:
+        segmenter: encodes the support.
+        episode: its query slices follow one another.
+        query: features of all query slices, in portions.
+    """
+    if not np.isfinite(episode.support.spacing[0]):
+        return None
+    portions = batches(episode.support.image, segmenter.batch_size)
+    support = np.concatenate([descriptors(segmenter.encode(some)) for some in portions])
+    ratio = episode.support.spacing[0] / episode.query.spacing[0]
+    return places(support, np.concatenate([descriptors(some) for some in query]), ratio)
 
 
 def places(support: np.ndarray, query: np.ndarray, ratio: float) -> np.ndarray | None:

@@ -19,7 +19,7 @@ from fsmis.errors import UserError
 from fsmis.pipeline.matching import Matcher, match
 from fsmis.pipeline.network_distances import EncoderFeatures
 from fsmis.pipeline.pixel_distances import Ncc
-from fsmis.pipeline.placement import descriptors, places
+from fsmis.pipeline.placement import place_support
 from fsmis.segmenters.base import Segmenter
 from fsmis.segmenters.features import batches
 
@@ -100,7 +100,10 @@ def served(episode: Episode, segmenter: Segmenter | None) -> Episode:
     nearest, for each organ; of several volumes, or without a segmenter, by the one most like it."""
     if all(len(task.support_slices) == 1 for task in episode.organs.values()):
         return episode
-    found = None if segmenter is None else _places(episode, segmenter)
+    found = None
+    if segmenter is not None:
+        portions = batches(episode.query.image, segmenter.batch_size)
+        found = place_support(segmenter, episode, map(segmenter.encode, portions))
     if found is None:
         return _served_by_likeness(episode, segmenter)
     tasks = {
@@ -111,16 +114,6 @@ def served(episode: Episode, segmenter: Segmenter | None) -> Episode:
         for organ, task in episode.organs.items()
     }
     return replace(episode, organs=tasks)
-
-
-def _places(episode: Episode, segmenter: Segmenter) -> np.ndarray | None:
-    if not np.isfinite(episode.support.spacing[0]):
-        return None
-    support, query = (
-        np.concatenate([descriptors(segmenter.encode(some)) for some in batches(scan.image, BATCH)])
-        for scan in (episode.support, episode.query)
-    )
-    return places(support, query, episode.support.spacing[0] / episode.query.spacing[0])
 
 
 def _served_by_likeness(episode: Episode, segmenter: Segmenter | None) -> Episode:
