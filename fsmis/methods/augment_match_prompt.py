@@ -19,8 +19,7 @@ from fsmis.pipeline.scale_search import ScaleSearch
 from fsmis.pipeline.support_set import SupportSet, SupportSetConstruction
 from fsmis.pipeline.volume_pass import VolumePass
 from fsmis.pipeline.zoom import Zoom
-from fsmis.segmenters.answer import Answer
-from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters.base import Answer, Segmenter
 from fsmis.segmenters.features import Features
 
 

@@ -12,8 +12,7 @@ from fsmis.pipeline.placement import place_support
 from fsmis.pipeline.prompting import Prompts
 from fsmis.pipeline.scale_search import ScaleSearch
 from fsmis.pipeline.zoom import Zoom
-from fsmis.segmenters.answer import Answer, largest_component
-from fsmis.segmenters.base import Segmenter, Tracker, unable
+from fsmis.segmenters.base import Answer, Segmenter, Tracker, largest_component, unable
 from fsmis.segmenters.features import Features, batches
 
 

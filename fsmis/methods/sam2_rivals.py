@@ -11,8 +11,7 @@ from fsmis.errors import UserError
 from fsmis.methods.prompted import TrackingMethod
 from fsmis.pipeline.matching import Match, Matcher, match
 from fsmis.pipeline.prompting import EncodedEpisode, by_organ, support_prompts
-from fsmis.segmenters.answer import Answer
-from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters.base import Answer, Segmenter
 from fsmis.segmenters.features import Memory
 
 Step = tuple[int, Sequence[int]]  # a slice, and those that it remembers, nearest last

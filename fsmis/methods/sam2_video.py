@@ -11,8 +11,7 @@ from fsmis.pipeline.prompting import (
     support_of_each_slice,
     support_prompts,
 )
-from fsmis.segmenters.answer import Answer
-from fsmis.segmenters.base import Tracker
+from fsmis.segmenters.base import Answer, Tracker
 from fsmis.segmenters.features import Features, Memory, batches
 
 

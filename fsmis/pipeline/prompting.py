@@ -9,8 +9,7 @@ import numpy as np
 
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.pipeline.matching import Match
-from fsmis.segmenters.answer import Answer
-from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters.base import Answer, Segmenter
 from fsmis.segmenters.features import Features, Memory, batches
 
 

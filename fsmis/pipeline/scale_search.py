@@ -12,8 +12,7 @@ from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.pipeline.crops import Crops
 from fsmis.pipeline.prompting import single_support
-from fsmis.segmenters.answer import Answer
-from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters.base import Answer, Segmenter
 
 
 class ScaleSearch:

@@ -8,7 +8,7 @@ from scipy.special import expit
 from fsmis.data.protocol import OrganTask
 from fsmis.errors import UserError
 from fsmis.pipeline.prompting import Prompts, Segment
-from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.base import Answer
 
 
 class VolumePass:

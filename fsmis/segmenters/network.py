@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsmis.errors import UserError
-from fsmis.segmenters.answer import Answer, resized
+from fsmis.segmenters.base import Answer, resized
 from fsmis.segmenters.cache import FeatureCache, fingerprint, key
 from fsmis.segmenters.device import resolve_device
 from fsmis.segmenters.features import Features, Memory, batches, to_frames

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from fsmis.errors import UserError
-from fsmis.segmenters.answer import gated
+from fsmis.segmenters.base import gated
 from fsmis.segmenters.cache import FeatureCache
 from fsmis.segmenters.features import Features, Memory, sequence
 from fsmis.segmenters.network import Decoded, NetworkSegmenter, check_sizes

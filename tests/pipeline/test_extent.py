@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fsmis.errors import UserError
 from fsmis.pipeline.extent import Extent, jumps_between, likeness, standing_out
-from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.base import Answer
 from fsmis.segmenters.sam2 import Sam2
 from tests.methods.test_augment_match_prompt import build, episode  # noqa: F401 (a fixture)
 

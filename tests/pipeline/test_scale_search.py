@@ -9,7 +9,7 @@ from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.pipeline import scale_search
 from fsmis.pipeline.scale_search import ScaleSearch, scaled
-from fsmis.segmenters.answer import Answer
+from fsmis.segmenters.base import Answer
 from tests.methods.test_augment_match_prompt import build
 from tests.pipeline.test_zoom import SHAPE, SLICES, disc, episode_of
 

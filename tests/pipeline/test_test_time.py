@@ -15,7 +15,7 @@ from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.pipeline.prompting import Prompts, mirror, segment_prompted
 from fsmis.pipeline.volume_pass import VolumePass
-from fsmis.segmenters.answer import Answer, largest_component
+from fsmis.segmenters.base import Answer, largest_component
 from tests.methods.test_augment_match_prompt import build, episode
 
 VOLUME_PASS = ["method.volume_pass.reach=1", "method.volume_pass.confidence=0"]

@@ -6,8 +6,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
-from fsmis.segmenters.answer import Answer
-from fsmis.segmenters.base import Segmenter, Tracker
+from fsmis.segmenters.base import Answer, Segmenter, Tracker
 from fsmis.segmenters.features import Features, Memory
 from tests.segmenters.engines import ENGINES, build, configured, frames, shared
 
