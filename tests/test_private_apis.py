@@ -7,7 +7,7 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 
-from fsmis.segmenters.architecture import build_sam2
+from fsmis.segmenters.sam2 import build_sam2
 from fsmis.segmenters.transformers_loading import MULTIPLES, import_transformers
 
 PACKAGE = Path(__file__).parents[1] / "fsmis"

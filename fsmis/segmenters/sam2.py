@@ -7,18 +7,20 @@ step is batched and each image is encoded once however many organs and slices us
 
 from __future__ import annotations
 
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from fsmis.errors import UserError
-from fsmis.segmenters.architecture import read_architecture
 from fsmis.segmenters.cache import FeatureCache
-from fsmis.segmenters.checkpoints import load_weights
+from fsmis.segmenters.checkpoints import SHIPPED, load_weights
 from fsmis.segmenters.device import compile_encoder
 from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.network import Decoded, NetworkSegmenter, check_sizes
@@ -32,7 +34,7 @@ class Sam2(Steps, NetworkSegmenter):
     """SAM2 or SAM2.1 as a segmenter of three calls.
 
     Args:
-        architecture: see :func:`fsmis.segmenters.architecture.read_architecture`.
+        architecture: see :func:`fsmis.segmenters.sam2.read_architecture`.
         checkpoint: Hugging Face hub id (``facebook/sam2.1-hiera-tiny``), a local ``.pt`` or
             ``.safetensors`` file, of Meta's or of transformers, ``sam2_mini.safetensors`` (shipped
             beside this file), or ``random`` (seeded weights, for tests and benchmarks).
@@ -117,3 +119,40 @@ class Sam2(Steps, NetworkSegmenter):
         conditioned = self._conditioned(features, support, past, num_frames)
         low, iou, object_score, memory = self.answer_and_memory(conditioned, features)
         return (low, iou.amax(1, keepdim=True), object_score), memory
+
+
+def build_sam2(architecture: str, overrides: dict[str, Any]) -> torch.nn.Module:
+    """SAM2's network with random weights, in eval mode; see :func:`read_architecture`."""
+    return instantiate(read_architecture(architecture, overrides)).eval()
+
+
+def read_architecture(architecture: str, overrides: dict[str, Any]) -> DictConfig:
+    """The configuration that SAM2's network is instantiated from.
+
+    Args:
+        architecture: a config of the ``sam2`` package such as
+            ``configs/sam2.1/sam2.1_hiera_t.yaml``, ``sam2_mini.yaml`` beside this file, or the path
+            of a YAML of the same layout.
+        overrides: dotted keys below ``model`` and their values.
+
+    Raises:
+        UserError: the config does not exist.
+    """
+    # Importing sam2 initialises Hydra globally, which would break a later @hydra.main; its own
+    # builders rely on that, so the network is instantiated from the YAML here instead.
+    hydra_was_free = not GlobalHydra.instance().is_initialized()
+    import sam2
+
+    if hydra_was_free:
+        GlobalHydra.instance().clear()
+    places = [Path(architecture), SHIPPED / architecture, Path(str(files(sam2))) / architecture]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"segmenter.architecture={architecture} is neither a file nor a config of the sam2 "
+            "package; use e.g. configs/sam2.1/sam2.1_hiera_t.yaml"
+        )
+    config = OmegaConf.load(path)
+    for key, value in overrides.items():
+        OmegaConf.update(config.model, key, value, force_add=True)
+    return config.model

@@ -70,7 +70,7 @@ def config_of(architecture: DictConfig, side: int) -> dict[str, Any]:
     """What ``Sam2VideoConfig`` takes for a model of the ``sam2`` package.
 
     Args:
-        architecture: see :func:`fsmis.segmenters.architecture.read_architecture`.
+        architecture: see :func:`fsmis.segmenters.sam2.read_architecture`.
         side: of the images in pixels.
     """
     trunk, neck = architecture.image_encoder.trunk, architecture.image_encoder.neck

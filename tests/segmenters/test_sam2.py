@@ -16,10 +16,9 @@ from PIL import Image
 
 from fsmis.errors import UserError
 from fsmis.pipeline.prompting import Prompts, segment_prompted
-from fsmis.segmenters.architecture import build_sam2
 from fsmis.segmenters.checkpoints import find_checkpoint
 from fsmis.segmenters.features import Features
-from fsmis.segmenters.sam2 import Sam2
+from fsmis.segmenters.sam2 import Sam2, build_sam2
 from fsmis.tools.bench.two_frame import make_responsive
 
 CONF = Path(__file__).parents[2] / "conf"

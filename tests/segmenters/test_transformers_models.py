@@ -14,10 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
-from fsmis.segmenters.architecture import read_architecture
 from fsmis.segmenters.checkpoints import to_meta, to_transformers
 from fsmis.segmenters.features import Memory
-from fsmis.segmenters.sam2 import Sam2
+from fsmis.segmenters.sam2 import Sam2, read_architecture
 from fsmis.segmenters.transformers_loading import import_transformers, sized
 from fsmis.segmenters.transformers_models import TransformersModel
 from fsmis.tools.export import config_of, export, main

@@ -17,8 +17,7 @@ from torch import nn
 
 from fsmis.cli import CONF_DIR
 from fsmis.pipeline.prompting import Prompts, segment_prompted
-from fsmis.segmenters.architecture import build_sam2
-from fsmis.segmenters.sam2 import Sam2
+from fsmis.segmenters.sam2 import Sam2, build_sam2
 from fsmis.tools.bench.workload import GREYS, Workload
 
 # As the sam2 package names it, and transformers.
