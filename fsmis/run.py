@@ -38,10 +38,10 @@ from fsmis.runs.provenance import code_version, now, provenance
 from fsmis.runs.records import Cell, RunFolder, require_writable
 from fsmis.runs.sweep import killed_jobs, share
 from fsmis.runs.variant import identity, news, variant_hash, weights_of
-from fsmis.segmenters.device import limit_threads
 from fsmis.settings import (
     RunSettings,
     converted,
+    limit_threads,
     named,
     require_at_least,
     require_replacing,

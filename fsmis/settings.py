@@ -1,5 +1,7 @@
-"""Settings of commands: their types, what a command line may replace, the organs selected."""
+"""Settings of commands: types, what a command line may replace, the organs selected, threads."""
 
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
@@ -88,6 +90,21 @@ def require_at_least(lowest: int, **values: int) -> None:
     for name, value in values.items():
         if value < lowest:
             raise UserError(f"{name}={value}: choose {lowest} or more")
+
+
+def limit_threads(count: int | None) -> None:
+    """Limit torch's CPU threads in this process to ``count``, at least 1 (UserError).
+
+    None keeps the default: ``OMP_NUM_THREADS``, which joblib sets in its workers to their share of
+    the cores, or all cores. May be called before torch is loaded, which takes seconds that not all
+    runs need.
+    """
+    if count is None:
+        return
+    require_at_least(1, threads=count)
+    os.environ["OMP_NUM_THREADS"] = str(count)  # read by torch when it is loaded
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
 
 
 TARGET = "_target_"

@@ -16,8 +16,8 @@ from fsmis.errors import UserError
 from fsmis.files import read_state
 from fsmis.methods.base import Method
 from fsmis.pipeline.matching import to_tensor
-from fsmis.segmenters.device import resolve_device
 from fsmis.segmenters.features import batches
+from fsmis.segmenters.network import resolve_device
 
 INSTALL = "pip install git+https://github.com/JJGO/UniverSeg.git"
 
@@ -29,7 +29,7 @@ class UniverSeg(Method):
         weights: the file of the authors' release, or ``random`` (for tests).
         image_size: side in pixels that the network sees, 128 for the authors' weights.
         batch_size: query slices of one pass.
-        device: see :func:`fsmis.segmenters.device.resolve_device`.
+        device: see :func:`fsmis.segmenters.network.resolve_device`.
         seed: of random weights.
 
     Raises:

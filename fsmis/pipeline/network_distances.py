@@ -12,8 +12,8 @@ from fsmis.errors import UserError
 from fsmis.pipeline.backbones import BACKBONES, build_lpips
 from fsmis.pipeline.matching import Matcher, Slices, to_tensor
 from fsmis.segmenters.cache import FeatureCache, fingerprint
-from fsmis.segmenters.device import resolve_device
 from fsmis.segmenters.features import Features
+from fsmis.segmenters.network import resolve_device
 from fsmis.source import source_hash
 
 

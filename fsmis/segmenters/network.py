@@ -14,7 +14,6 @@ from torch import Tensor
 from fsmis.errors import UserError
 from fsmis.segmenters.base import Answer, resized
 from fsmis.segmenters.cache import FeatureCache, fingerprint, key
-from fsmis.segmenters.device import resolve_device
 from fsmis.segmenters.features import Features, Memory, batches, to_frames
 from fsmis.source import source_hash
 
@@ -30,7 +29,7 @@ class NetworkSegmenter(ABC):
         mean, std: per-channel normalisation of [0, 1] pixels.
         batch_size: rows, (query slice, organ) pairs, of one query step.
         encode_batch_size: images of one encoder pass; a CPU takes one at a time.
-        device: see :func:`fsmis.segmenters.device.resolve_device`.
+        device: see :func:`resolve_device`.
         cache: keeps the features of images and the memories of labels; the weights must not change
             then.
 
@@ -204,6 +203,21 @@ class NetworkSegmenter(ABC):
         frames = torch.from_numpy(to_frames(images, self.image_size)).to(self.device)
         grey = frames[:, None].float() / 255
         return ((grey - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device ``auto`` (CUDA if available, else CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises UserError where this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name} is not available here; use device=cpu or auto") from error
+    return device
 
 
 def check_sizes(image_size: int, multiple: int, batch_size: int, encode_batch_size: int) -> None:

@@ -21,7 +21,6 @@ from torch import Tensor
 from fsmis.errors import UserError
 from fsmis.segmenters.cache import FeatureCache
 from fsmis.segmenters.checkpoints import SHIPPED, load_weights
-from fsmis.segmenters.device import compile_encoder
 from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.network import Decoded, NetworkSegmenter, check_sizes
 from fsmis.segmenters.steps import Steps
@@ -119,6 +118,25 @@ class Sam2(Steps, NetworkSegmenter):
         conditioned = self._conditioned(features, support, past, num_frames)
         low, iou, object_score, memory = self.answer_and_memory(conditioned, features)
         return (low, iou.amax(1, keepdim=True), object_score), memory
+
+
+def compile_encoder(model: Any, pixels: Tensor) -> None:
+    """Compile SAM2's encoder now, for batches the size of ``pixels`` ``[B, 3, S, S]``.
+
+    Otherwise the first scan would do it and be timed with it. Weights keep their names. Raises
+    UserError where it cannot be compiled on this machine.
+    """
+    # The trunk alone: the neck fills a dict of position encodings in its first pass, for which its
+    # second would be compiled anew.
+    model.image_encoder.trunk.compile(fullgraph=True, dynamic=False)
+    try:
+        model.forward_image(pixels)
+    except RuntimeError as error:  # what all errors of torch.compile are
+        reason = str(error).strip().split("\n\n")[0]
+        raise UserError(
+            f"segmenter.compile=true: torch.compile fails on {pixels.device} ({reason}); install "
+            "a C++ compiler, and triton for CUDA, or set segmenter.compile=false"
+        ) from error
 
 
 def build_sam2(architecture: str, overrides: dict[str, Any]) -> torch.nn.Module:

@@ -28,7 +28,7 @@ from fsmis.data.protocol import Episode
 from fsmis.files import write_atomic
 from fsmis.methods.sam2_video import Sam2Single
 from fsmis.runs.provenance import git_state, now
-from fsmis.segmenters.device import resolve_device
+from fsmis.segmenters.network import resolve_device
 from fsmis.tools import doctor
 from fsmis.tools.gpu_numbers import (
     FAILED,

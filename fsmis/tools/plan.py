@@ -26,7 +26,7 @@ from fsmis.run import Run
 from fsmis.runs.cost import DEFAULT_STEP_S, PlannedFold, PlannedTraining, encoder_images
 from fsmis.runs.records import Cell
 from fsmis.runs.sweep import Job, compose_jobs
-from fsmis.segmenters.device import limit_threads
+from fsmis.settings import limit_threads
 
 
 @dataclass(frozen=True)

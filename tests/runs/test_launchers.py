@@ -21,7 +21,7 @@ from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
 from fsmis.runs.records import COLUMNS
 from fsmis.runs.sweep import require_installed
-from fsmis.segmenters.device import limit_threads
+from fsmis.settings import limit_threads
 
 SWEEP = ["dataset=phantom", "method=copy_mask", "protocol.fold=0,1"]
 LAUNCHERS = sorted((CONF_DIR / "hydra/launcher").glob("*.yaml"))

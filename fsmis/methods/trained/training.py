@@ -24,7 +24,7 @@ from fsmis.methods.trained.episodes import Episodes, EpisodeSource, Views
 from fsmis.methods.trained.fold import FoldTraining, Schedule
 from fsmis.methods.trained.network import Encoder, EncoderSettings, EpisodicNetwork
 from fsmis.methods.trained.supervoxels import Supervoxels
-from fsmis.segmenters.device import resolve_device
+from fsmis.segmenters.network import resolve_device
 from fsmis.source import source_hash
 
 Network = TypeVar("Network", bound=EpisodicNetwork)
