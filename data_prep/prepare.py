@@ -16,8 +16,8 @@ from data_prep.archive import raw_folder
 from data_prep.contact_sheet import draw_contact_sheet
 from data_prep.source import Source
 from fsmis.data.dataset import FILE_NAME
-from fsmis.data.manifest import Manifest
 from fsmis.data.nifti import write_mask, write_volume
+from fsmis.data.verify import Manifest
 from fsmis.errors import UserError
 from fsmis.files import counted, sha256
 

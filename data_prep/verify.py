@@ -17,8 +17,7 @@ from data_prep.own_dataset import dataset_of, own_yaml, without_yaml
 from data_prep.source import Source
 from fsmis.cli import SOME_FAILED, command_line, console, errors
 from fsmis.data.dataset import FILE_NAME, Dataset
-from fsmis.data.manifest import Manifest
-from fsmis.data.verify import Finding, check_manifest, check_organs, check_scan
+from fsmis.data.verify import Finding, Manifest, check_manifest, check_organs, check_scan
 from fsmis.errors import UserError
 from fsmis.files import write_atomic
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
-from fsmis.data.manifest import Manifest
+from fsmis.data.verify import Manifest
 from fsmis.errors import UserError
 from fsmis.files import LONGEST, require_name
 from fsmis.reporting.paper_table import requested

@@ -12,7 +12,7 @@ import pandas as pd
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from fsmis.data.training_scans import TrainingScans
+from fsmis.methods.base import TrainingScans
 from fsmis.methods.trained.fold import TIMING, FoldTraining
 from fsmis.methods.trained.network import EpisodicNetwork
 from fsmis.methods.trained.training import EpisodicTraining

@@ -16,9 +16,8 @@ from omegaconf import DictConfig
 from fsmis.data.dataset import Dataset, Scan
 from fsmis.data.nifti import write_mask
 from fsmis.data.protocol import Episode, Protocol, Split, truth
-from fsmis.data.training_scans import TrainingScans
 from fsmis.errors import ScanError, UserError
-from fsmis.methods.base import Method
+from fsmis.methods.base import Method, TrainingScans
 from fsmis.pipeline.matching import Match
 from fsmis.runs.records import Cell
 

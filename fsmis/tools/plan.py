@@ -21,7 +21,7 @@ from fsmis.cli import command_line, console, errors
 from fsmis.errors import ScanError
 from fsmis.files import author
 from fsmis.methods.augment_match_prompt import served_slices
-from fsmis.methods.trained.method import EpisodicMethod
+from fsmis.methods.trained.training import EpisodicMethod
 from fsmis.run import Run
 from fsmis.runs.cost import DEFAULT_STEP_S, PlannedFold, PlannedTraining, encoder_images
 from fsmis.runs.records import Cell

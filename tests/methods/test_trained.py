@@ -21,14 +21,18 @@ from torch.nn import functional
 from fsmis.cli import CONF_DIR
 from fsmis.data.dataset import Dataset, Scan
 from fsmis.data.nifti import read_volume, write_mask, write_volume
-from fsmis.data.training_scans import TrainingScans
 from fsmis.errors import UserError
-from fsmis.methods.trained.anomaly import ADNetNetwork, QNetNetwork, predict
-from fsmis.methods.trained.episodes import EpisodeSource
+from fsmis.methods.base import TrainingScans
+from fsmis.methods.trained.episodes import EpisodeSource, Supervoxels
 from fsmis.methods.trained.fold import FoldTraining
+from fsmis.methods.trained.methods import (
+    ADNetNetwork,
+    ALPNetNetwork,
+    PANetNetwork,
+    QNetNetwork,
+    predict,
+)
 from fsmis.methods.trained.network import Encoder, EncoderSettings, is_foreground
-from fsmis.methods.trained.prototypical import ALPNetNetwork, PANetNetwork
-from fsmis.methods.trained.supervoxels import Supervoxels
 from fsmis.run import execute
 from fsmis.runs.cost import PlannedTraining
 from fsmis.runs.evaluation import Evaluation

@@ -21,7 +21,7 @@ from torch import Tensor
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
 from fsmis.files import read_state
-from fsmis.pipeline.backbones import build_lpips
+from fsmis.pipeline.network_distances import build_lpips
 from fsmis.segmenters.checkpoints import in_transformers
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.tools.bench.two_frame import make_responsive

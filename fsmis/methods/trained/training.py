@@ -1,9 +1,10 @@
-"""The trainer of the self-supervised baselines, which can resume."""
+"""What the self-supervised baselines share: training, which can resume, and segmenting after it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
@@ -17,13 +18,20 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from fsmis.cli import console
-from fsmis.data.training_scans import TrainingScans
+from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.files import sha256
-from fsmis.methods.trained.episodes import Episodes, EpisodeSource, Views
+from fsmis.methods.base import Method, TrainingScans
+from fsmis.methods.trained.episodes import Episodes, EpisodeSource, Supervoxels, Views, resized
 from fsmis.methods.trained.fold import FoldTraining, Schedule
-from fsmis.methods.trained.network import Encoder, EncoderSettings, EpisodicNetwork
-from fsmis.methods.trained.supervoxels import Supervoxels
+from fsmis.methods.trained.network import (
+    Encoder,
+    EncoderSettings,
+    EpisodicNetwork,
+    Features,
+    is_foreground,
+    upsampled,
+)
 from fsmis.segmenters.network import resolve_device
 from fsmis.source import source_hash
 
@@ -219,3 +227,54 @@ def alone(lock_file: Path, does: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+class EpisodicMethod(Method):
+    """Encode every slice once and compare every (organ, query slice) as an episode of its own.
+
+    ``batch_size`` is the number of slices encoded, and of episodes compared, in one batch.
+    """
+
+    def __init__(self, training: EpisodicTraining, batch_size: int) -> None:
+        self.training = training
+        self.setting = training.setting
+        self._at_once = batch_size
+        self._network: EpisodicNetwork | None = None
+
+    @abstractmethod
+    def train(self, scans: TrainingScans) -> tuple[EpisodicNetwork, pd.DataFrame]:
+        """Train the network of a fold; returned in eval mode, with the log of its training."""
+
+    def fit(self, scans: TrainingScans) -> pd.DataFrame:
+        self._network, log = self.train(scans)
+        return log
+
+    @torch.no_grad()
+    def segment(self, episode: Episode) -> dict[str, np.ndarray]:
+        if self._network is None:
+            raise UserError(f"{type(self).__name__} is trained: python -m fsmis run does that")
+        supports, queries = episode.support_slices, episode.query_slices
+        support = self._encode(self._network, episode.support.image[supports])
+        query = self._encode(self._network, episode.query.image[queries])
+        segmented = {}
+        for organ, task in episode.organs.items():
+            size = self.training.image_size
+            masks = resized(task.support_masks.astype(np.float32), size).to(self.training.device)
+            rows = np.searchsorted(queries, task.query_slices)
+            parts = np.searchsorted(supports, task.support_slices)[task.part]
+            found = []
+            for start in range(0, len(rows), self._at_once):
+                batch = slice(start, start + self._at_once)
+                logits = self._network.compare(
+                    tuple(level[parts[batch]] for level in support),
+                    masks[task.part[batch]],
+                    tuple(level[rows[batch]] for level in query),
+                )
+                found.append(is_foreground(upsampled(logits, episode.query.image.shape[-2:])).cpu())
+            segmented[organ] = torch.cat(found).numpy()
+        return segmented
+
+    def _encode(self, network: EpisodicNetwork, images: np.ndarray) -> Features:
+        slices = resized(images, self.training.image_size).to(self.training.device)
+        batches = [network.encoder(batch) for batch in slices.split(self._at_once)]
+        return tuple(torch.cat(level) for level in zip(*batches, strict=True))

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator
 
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line, console
 from fsmis.files import write_atomic, write_figure
-from fsmis.pipeline.backbones import BACKBONES
+from fsmis.pipeline.network_distances import BACKBONES
 from fsmis.tools.bench.measure import Way, clock, count, show, tabulate
 from fsmis.tools.bench.ways import Perceptual, TwoFrame
 from fsmis.tools.bench.workload import Workload, phantom_workload, promises
