@@ -24,7 +24,7 @@ from fsmis.data.volume import DICOM_SEG, NIFTI
 from fsmis.errors import UserError
 from fsmis.reporting.display import segmenting, time_left
 from fsmis.reporting.figures import draw_preview
-from fsmis.reporting.labelled_folder import SUMMARY, LabelledFolder, made_from, queries_in
+from fsmis.reporting.findings import SUMMARY, LabelledFolder, made_from, queries_in
 from fsmis.source import source_hash
 
 FIGURES = (".png", ".pdf", ".svg")

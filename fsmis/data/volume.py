@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from fsmis.data.dicom import read_series, series_files
+from fsmis.data.dicom import read_series, series_files, write_segmentation
 from fsmis.data.geometry import AxialVolume
 from fsmis.data.nifti import as_slices, load_image, nifti_of, voxels_of, write_volume
 from fsmis.errors import UserError
@@ -117,8 +117,6 @@ class Volume:
         self.require_output(path)
         stored = self.axial.turn_back(labels)
         if path.suffix == DICOM_SEG:
-            from fsmis.data.dicom_seg import write_segmentation  # needs an extra
-
             write_segmentation(path, stored, self.slices)
         else:
             write_volume(path, stored, self.axial.stored_affine, self.header)

@@ -12,10 +12,10 @@ import numpy as np
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.methods.prompted import PromptedMethod
+from fsmis.pipeline.alignment import ScaleSearch
 from fsmis.pipeline.extent import Extent
 from fsmis.pipeline.matching import Match, Matcher, match
 from fsmis.pipeline.prompting import Prompts, Segment, by_organ, mirror, segment_prompted, with_flip
-from fsmis.pipeline.scale_search import ScaleSearch
 from fsmis.pipeline.support_set import SupportSet, SupportSetConstruction
 from fsmis.pipeline.volume_pass import VolumePass
 from fsmis.pipeline.zoom import Zoom

@@ -7,10 +7,9 @@ import numpy as np
 
 from fsmis.data.protocol import Episode
 from fsmis.methods.base import Method
+from fsmis.pipeline.alignment import ScaleSearch, place_support
 from fsmis.pipeline.extent import Extent, likeness
-from fsmis.pipeline.placement import place_support
 from fsmis.pipeline.prompting import Prompts
-from fsmis.pipeline.scale_search import ScaleSearch
 from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters.base import Answer, Segmenter, Tracker, largest_component, unable
 from fsmis.segmenters.features import Features, batches

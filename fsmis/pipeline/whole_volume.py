@@ -16,10 +16,10 @@ from fsmis.data.intensities import Intensities
 from fsmis.data.labelled_slice import LabelledSlice
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
+from fsmis.pipeline.alignment import place_support
 from fsmis.pipeline.matching import Matcher, match
 from fsmis.pipeline.network_distances import EncoderFeatures
 from fsmis.pipeline.pixel_distances import Ncc
-from fsmis.pipeline.placement import place_support
 from fsmis.segmenters.base import Segmenter
 from fsmis.segmenters.features import batches
 

@@ -8,7 +8,6 @@ import pandas as pd
 from omegaconf import ListConfig, OmegaConf
 
 from fsmis.cli import CONF_DIR
-from fsmis.reporting.overview import run_names
 from fsmis.reporting.published import (
     CONFIRMED,
     MARKS,
@@ -21,7 +20,7 @@ from fsmis.reporting.published import (
     read_published,
     select,
 )
-from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.runs import StoredRun, run_names
 from fsmis.reporting.tables import MEAN, POOLED, POOLED_NOTE, is_partial
 
 HERE = "here"
@@ -101,7 +100,7 @@ def is_comparable(own: pd.DataFrame) -> pd.Series:
     """Whether each run covers all scans and organs of the benchmark.
 
     Args:
-        own: rows of ``overview.tabulate`` with a column ``data`` (see ``data_of``).
+        own: rows of ``runs.tabulate`` with a column ``data`` (see ``data_of``).
     """
     extents = [benchmark(dataset) or "none" for dataset in own["dataset"]]
     pairs = zip(own["data"], extents, strict=True)
@@ -181,7 +180,7 @@ def beside_all(
 
     Args:
         runs: from ``runs.read_runs``.
-        frame: all of ``overview.tabulate``.
+        frame: all of ``runs.tabulate``.
         settings: the same.
     """
     if not PUBLISHED.is_file():  # an installation without the repository

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fsmis.reporting.overlay import FAINT, MARKERS, STYLE
-from fsmis.reporting.overview import labels
 from fsmis.reporting.paper_rows import Rows
+from fsmis.reporting.runs import labels
 from fsmis.reporting.statistics import patient_means
 from fsmis.reporting.tables import MEAN
 
@@ -30,7 +30,7 @@ def draw(frame: pd.DataFrame, settings: list[str], organs: list[str]) -> Figure:
     """Draw the table of a report.
 
     Args:
-        frame: the table (see ``overview.tabulate``).
+        frame: the table (see ``runs.tabulate``).
         settings: its columns of settings.
         organs: its columns of organs.
 

@@ -16,10 +16,9 @@ from PIL import Image
 
 from fsmis.files import write_atomic
 from fsmis.reporting.comparison import paired_tests
-from fsmis.reporting.overview import labels
 from fsmis.reporting.page_plots import charts
 from fsmis.reporting.page_tables import published, results
-from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.runs import StoredRun, labels
 from fsmis.reporting.statistics import ranked
 from fsmis.runs.provenance import code_version, now
 from fsmis.runs.records import Cell
@@ -71,7 +70,7 @@ def write_page(
 
     Args:
         notes: how to read its numbers.
-        frame: table of the runs (see ``overview.tabulate``).
+        frame: table of the runs (see ``runs.tabulate``).
         settings: its columns of settings.
         n_cases: worst and best scans of the leading run of a method to show as overlays.
         n_charted: most runs of a dataset in a chart, those with the highest mean.

@@ -18,8 +18,7 @@ from matplotlib.lines import Line2D
 
 from fsmis.reporting import overlay as palette
 from fsmis.reporting.charts import lines, swept
-from fsmis.reporting.overview import labels
-from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.runs import StoredRun, labels
 
 INK = "#010203"  # stands for the colour of the page's text
 DOT, MEDIAN = palette.PALETTE[:2]

@@ -7,9 +7,8 @@ from typing import Any
 import pandas as pd
 
 from fsmis.reporting.comparison import Tested
-from fsmis.reporting.overview import setting_text
 from fsmis.reporting.published import MARKS, NO_TEST, PUBLISHED, lay_out, read_published, select
-from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.runs import StoredRun, setting_text
 from fsmis.reporting.statistics import by_scan, describe
 from fsmis.reporting.tables import MEAN, PAIRED, PERCENT, POOLED, is_partial, shown, summarise
 
@@ -69,7 +68,7 @@ def results(
     What tells whether a row counts, and where to read more of it, comes first.
 
     Args:
-        frame: see ``overview.tabulate``.
+        frame: see ``runs.tabulate``.
         settings: its columns of settings.
         runs: of the table.
         anchors: where the page tells more of a run, by the index of ``frame``.

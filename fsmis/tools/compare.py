@@ -30,9 +30,8 @@ from fsmis.reporting.comparison import (
     require_distinct,
     require_main,
 )
-from fsmis.reporting.overview import run_names, tabulate
 from fsmis.reporting.published import PUBLISHED, read_published
-from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.runs import StoredRun, run_names, tabulate
 from fsmis.reporting.statistics import METHOD
 from fsmis.reporting.tables import MEAN, PAIRED, POOLED, POOLED_NOTE, markdown
 

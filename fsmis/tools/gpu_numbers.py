@@ -15,8 +15,7 @@ from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.tools.bench.two_frame import make_responsive, shared_logits
-from fsmis.tools.bench.ways import all_pairs_distances, build_lpips
+from fsmis.tools.bench.ways import all_pairs_distances, build_lpips, make_responsive, shared_logits
 from fsmis.tools.bench.workload import phantom_workload
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"

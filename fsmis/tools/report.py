@@ -16,8 +16,8 @@ from fsmis.reporting.beside import beside_all
 from fsmis.reporting.bundles import folder_of, opened
 from fsmis.reporting.charts import draw
 from fsmis.reporting.comparison import MAIN, grouped, require_main
-from fsmis.reporting.overview import run_names, tabulate
 from fsmis.reporting.page import write_page
+from fsmis.reporting.runs import run_names, tabulate
 from fsmis.reporting.statistics import METHOD
 from fsmis.reporting.tables import POOLED_NOTE, markdown
 

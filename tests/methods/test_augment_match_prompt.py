@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from fsmis.data.dataset import Scan
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
-from fsmis.tools.bench.two_frame import make_responsive
+from fsmis.tools.bench.ways import make_responsive
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.methods.sam2_video import down_then_up, up_then_down
-from fsmis.tools.bench.two_frame import build as build_twins
+from fsmis.tools.bench.ways import build_twins
 from tests.methods.test_training_free import (
     TOLERANCE,
     build,

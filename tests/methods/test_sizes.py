@@ -19,7 +19,7 @@ from fsmis.pipeline.matching import Matcher, match
 from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import Cell
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.tools.bench.two_frame import make_responsive
+from fsmis.tools.bench.ways import make_responsive
 
 ELSEWHERE = {"predictions", "universeg"}  # want files, or a package (see the tests of each)
 METHODS = sorted({path.stem for path in (CONF_DIR / "method").glob("*.yaml")} - ELSEWHERE)

@@ -22,8 +22,7 @@ from fsmis.methods.frozen_prototypes import ALPNetFrozen, PANetFrozen
 from fsmis.methods.sam2_prompts import box_around_peak, box_of_masks, extreme_points, similarity
 from fsmis.methods.sam2_video import propagate
 from fsmis.segmenters.features import Features
-from fsmis.tools.bench.two_frame import build as build_twins
-from fsmis.tools.bench.two_frame import make_responsive
+from fsmis.tools.bench.ways import build_twins, make_responsive
 
 CONF = Path(__file__).parents[2] / "conf"
 SAM2_METHODS = ["sam2_single", "sam2_volume", "sam2_points", "sam2_box"]

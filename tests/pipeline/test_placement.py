@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsmis.pipeline.placement import GRID, descriptors, places
+from fsmis.pipeline.alignment import GRID, descriptors, places
 from fsmis.segmenters.features import Features
 
 

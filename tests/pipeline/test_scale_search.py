@@ -7,8 +7,8 @@ import pytest
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.pipeline import scale_search
-from fsmis.pipeline.scale_search import ScaleSearch, scaled
+from fsmis.pipeline import alignment
+from fsmis.pipeline.alignment import ScaleSearch, scaled
 from fsmis.segmenters.base import Answer
 from tests.methods.test_augment_match_prompt import build
 from tests.pipeline.test_zoom import SHAPE, SLICES, disc, episode_of
@@ -53,7 +53,7 @@ def test_the_best_predicted_overlap_wins_by_a_margin(episode, monkeypatch, overl
         rows = np.ones(3, np.float32)
         return {"kidney": Answer(np.zeros((3, *SHAPE), np.float32), rows, overlap[scale] * rows)}
 
-    monkeypatch.setattr(scale_search, "single_support", answer)
+    monkeypatch.setattr(alignment, "single_support", answer)
     search = ScaleSearch([0.7, 1.4], slices=3, margin=0.05)
     result = search.search(None, episode)
     assert search.found == taken

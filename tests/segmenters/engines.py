@@ -12,7 +12,7 @@ from torch import nn
 
 from fsmis.cli import CONF_DIR
 from fsmis.segmenters.network import NetworkSegmenter
-from fsmis.tools.bench.two_frame import make_responsive
+from fsmis.tools.bench.ways import make_responsive
 
 SMALL_HIERA = {
     "vision_config": {

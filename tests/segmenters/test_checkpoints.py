@@ -24,7 +24,7 @@ from fsmis.files import read_state
 from fsmis.pipeline.network_distances import build_lpips
 from fsmis.segmenters.checkpoints import in_transformers
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.tools.bench.two_frame import make_responsive
+from fsmis.tools.bench.ways import make_responsive
 
 State = dict[str, Tensor]
 PROMPT_EMBEDDING = "prompt_encoder.shared_embedding.positional_embedding"

@@ -19,7 +19,7 @@ from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.segmenters.checkpoints import find_checkpoint
 from fsmis.segmenters.features import Features
 from fsmis.segmenters.sam2 import Sam2, build_sam2
-from fsmis.tools.bench.two_frame import make_responsive
+from fsmis.tools.bench.ways import make_responsive
 
 CONF = Path(__file__).parents[2] / "conf"
 SIZE = 256

@@ -12,7 +12,7 @@ import torch
 
 from fsmis.segmenters.cache import FeatureCache
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.tools.bench.two_frame import make_responsive
+from fsmis.tools.bench.ways import make_responsive
 from tests.segmenters.test_sam2 import TOLERANCE, build
 
 SMALL = {  # what takes least time to compile: a block for each of three levels

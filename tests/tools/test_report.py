@@ -10,8 +10,7 @@ import pytest
 
 from fsmis.errors import UserError
 from fsmis.reporting.charts import draw
-from fsmis.reporting.overview import run_names, tabulate
-from fsmis.reporting.runs import read_runs
+from fsmis.reporting.runs import read_runs, run_names, tabulate
 from fsmis.runs.records import Cell, RunFolder
 from fsmis.tools.report import main
 from tests.runs.test_records import row
