@@ -3,7 +3,7 @@
     python -m experiments.ablations NAME results/runs [--dataset chaos_mri] [--out DIR]
         [key=value ...]
 
-Writes ``ablation_<NAME>_<dataset>``; ``conf/experiment/ablation_<NAME>.yaml`` plans its runs.
+Runs are read from folders and from bundles (``python -m fsmis bundle``), one or several. Writes ``ablation_<NAME>_<dataset>``; ``conf/experiment/ablation_<NAME>.yaml`` plans its runs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -123,9 +123,8 @@ ABLATIONS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    with command_line():
-        tables = {name: f"ablation_{name}" for name in ABLATIONS}
-        request = requested("ablations", __doc__, arguments, tables)
+    tables = {name: f"ablation_{name}" for name in ABLATIONS}
+    with command_line(), requested("ablations", __doc__, arguments, tables) as request:
         ablation = ABLATIONS[request.name.removeprefix("ablation_")]
         found = find(request, ablation.names or swept(ablation.headers))
         ablation.write(request, found, ablation.title, ablation.draw(found.rows))

@@ -83,8 +83,7 @@ def names(run: PlannedRun) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    with command_line():
-        request = requested("main_results", __doc__, arguments)
+    with command_line(), requested("main_results", __doc__, arguments) as request:
         chosen = any(override.startswith("method=") for override in request.overrides)
         found = find(request, names, EXPERIMENTS[:1] if chosen else EXPERIMENTS)
         plan = found.rows.rows[0].run.plan

@@ -16,6 +16,7 @@ import pandas as pd
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from omegaconf import OmegaConf
 
 from fsmis.cli import command_line
 from fsmis.data.dataset import Dataset, Scan
@@ -125,8 +126,7 @@ EXPERIMENT = "main_results"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    with command_line():
-        request = requested("qualitative", __doc__, arguments)
+    with command_line(), requested("qualitative", __doc__, arguments) as request:
         experiment = Experiment(EXPERIMENT, request.overrides)
         runs, missing = {}, []
         for planned in experiment.runs:
@@ -142,7 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         of_base = [name for name, run in runs.items() if run.method == experiment.base.method]
         studied = next(iter([*of_base, *runs]))
-        dataset: Dataset = instantiate(runs[studied].config.dataset)
+        config = runs[studied].config
+        # of a run in a bundle the scans lie elsewhere here
+        roots = [word for word in request.overrides if word.startswith("dataset.root=")]
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(roots[-1:]))
+        dataset: Dataset = instantiate(config.dataset)
         cells = answered_by_all(list(runs.values()))
         chosen = extremes(runs[studied], cells)
         rows = [row_of(rank, cell, runs, dataset) for rank, cell in chosen.items()]

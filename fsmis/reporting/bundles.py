@@ -22,7 +22,7 @@ from PIL import Image
 from fsmis.errors import UserError
 from fsmis.files import require_name
 from fsmis.reporting.beside import data_of
-from fsmis.reporting.runs import StoredRun, read_runs
+from fsmis.reporting.runs import StoredRun, read_runs, stored_runs
 from fsmis.runs.records import PLAN, RunFolder
 
 SCHEMA = 1
@@ -59,10 +59,11 @@ def folder_of(sources: Sequence[Path]) -> Path:
 
 
 @contextmanager
-def opened(sources: Sequence[Path]) -> Iterator[list[StoredRun]]:
+def opened(sources: Sequence[Path], or_none: bool = False) -> Iterator[list[StoredRun]]:
     """The runs of folders and bundles, to be read inside the block.
 
-    A run that several sources hold with the same scores is there once.
+    A run that several sources hold with the same scores is there once. ``or_none``: a folder that
+    exists may hold none yet.
 
     Raises:
         UserError: a source cannot be read or is not to be believed, or they do not belong together.
@@ -74,7 +75,8 @@ def opened(sources: Sequence[Path]) -> Iterator[list[StoredRun]]:
             if source.is_file():
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 _unpack(source, folder)
-            found.append((source, read_runs(folder)))
+            read = stored_runs if or_none and folder.is_dir() else read_runs
+            found.append((source, read(folder)))
         yield _merged(found)
 
 

@@ -1,7 +1,8 @@
 """What the tables of a paper share: command line, the runs they need, notes on missing ones."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from fsmis.errors import UserError
 from fsmis.files import require_name
 from fsmis.reporting import display
+from fsmis.reporting.bundles import folder_of, opened
 from fsmis.reporting.paper_rows import Row, Rows
 from fsmis.reporting.planned import Experiment, FinishedRuns, PlannedRun, write_figures, write_table
 from fsmis.reporting.tables import PAIRED
@@ -55,13 +57,14 @@ class Found:
 Names = Callable[[PlannedRun], dict[str, str]]
 
 
+@contextmanager
 def requested(
     script: str, doc: str | None, arguments: Sequence[str] | None, tables: Mapping[str, str] = NONE
-) -> Request:
-    """Read the command line of ``python -m experiments.<script>``, described by ``doc``.
+) -> Iterator[Request]:
+    """What the command line of ``python -m experiments.<script>``, described by ``doc``, asks for.
 
-    A script with several tables names them by the word that selects each. Raises UserError where
-    the results folder does not exist or is damaged.
+    Its runs are to be read inside the block. A script with several tables names them by the word
+    that selects each. Raises UserError where a folder or bundle of runs is not there or damaged.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{script}",
@@ -70,17 +73,26 @@ def requested(
     )
     if tables:
         parser.add_argument("table", metavar="NAME", choices=tables, help=f"{', '.join(tables)}")
-    parser.add_argument("results", type=Path, help="results_dir of the runs, e.g. results/runs")
-    parser.add_argument("overrides", nargs="*", help="settings of all runs, as fsmis.run has them")
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUNS [key=value]",
+        help="results_dir of the runs, e.g. results/runs, or bundles; settings of all runs",
+    )
     parser.add_argument("--dataset", default="chaos_mri", help="choice of dataset (%(default)s)")
     parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
     options = parser.parse_intermixed_args(arguments)
     require_name("--dataset", options.dataset)
-    runs = FinishedRuns(options.results)
-    settings = [f"dataset={options.dataset}", *runs.data_root(options.dataset)]
-    name = tables[options.table] if tables else script
-    stem = (options.out or options.results) / f"{name}_{options.dataset}"
-    return Request(name, runs, stem, [*settings, *options.overrides])
+    overrides = [word for word in options.words if "=" in word]
+    sources = [Path(word) for word in options.words if "=" not in word]
+    if not sources:
+        parser.error("name a folder of runs, such as results/runs, or a bundle")
+    with opened(sources, or_none=True) as found:
+        runs = FinishedRuns(folder_of(sources), found)
+        settings = [f"dataset={options.dataset}", *runs.data_root(options.dataset)]
+        name = tables[options.table] if tables else script
+        stem = (options.out or runs.results) / f"{name}_{options.dataset}"
+        yield Request(name, runs, stem, [*settings, *overrides])
 
 
 def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Found:

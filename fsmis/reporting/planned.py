@@ -17,9 +17,8 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from fsmis.errors import UserError
 from fsmis.files import write_atomic, write_figure
-from fsmis.reporting.runs import Fold, StoredRun, stored_runs
+from fsmis.reporting.runs import Fold, StoredRun
 from fsmis.reporting.tables import markdown, shown
 from fsmis.runs.sweep import Job, compose_jobs
 from fsmis.runs.variant import configured
@@ -78,21 +77,24 @@ def _planned(job: Job) -> PlannedRun:
     return PlannedRun(job.values, named(job.cfg, job.choices), job.cfg.protocol.fold, identity)
 
 
+@dataclass(frozen=True, eq=False)
 class FinishedRuns:
-    """All runs below a results folder; UserError where it does not exist or a plan is damaged."""
+    """Runs that are there.
 
-    def __init__(self, results: Path) -> None:
-        if not results.is_dir():
-            raise UserError(f"{results}: no such folder; give the results_dir of fsmis.run")
-        self.results = results
-        self._runs = stored_runs(results)
+    Attributes:
+        results: a folder of them, where missing ones are to be made.
+        runs: in the order in which they were read.
+    """
+
+    results: Path
+    runs: Sequence[StoredRun]
 
     def find(self, planned: PlannedRun) -> StoredRun | None:
         """The planned run, if it has scores; of several, as on other data, the fullest, then the
         latest."""
         found = [
             run.of(planned.fold)
-            for run in self._runs
+            for run in self.runs
             if run.method == planned.method
             and {k: v for k, v in run.plan["identity"].items() if k != "data"} == planned.identity
         ]
@@ -101,7 +103,7 @@ class FinishedRuns:
 
     def data_root(self, dataset: str) -> list[str]:
         """``["dataset.root=..."]`` as runs of a dataset have it; empty where there are none."""
-        of_dataset = [run for run in self._runs if run.plan["dataset"] == dataset]
+        of_dataset = [run for run in self.runs if run.plan["dataset"] == dataset]
         return [f"dataset.root={of_dataset[0].config.dataset.root}"] if of_dataset else []
 
 

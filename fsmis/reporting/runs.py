@@ -85,7 +85,8 @@ def read_runs(folder: Path | str) -> list[StoredRun]:
     """
     runs = stored_runs(Path(folder))
     if not runs:
-        raise UserError(f"{folder}: no run (plan.json) in it; give a results_dir of fsmis.run")
+        found = "no run (plan.json) in it" if Path(folder).is_dir() else "no such folder"
+        raise UserError(f"{folder}: {found}; give a results_dir of fsmis.run")
     return runs
 
 

@@ -20,6 +20,7 @@ from fsmis.reporting.planned import Experiment, latex
 from fsmis.reporting.tables import summarise
 from fsmis.run import execute
 from fsmis.runs.records import RunFolder
+from fsmis.tools import bundle
 
 REPOSITORY = CONF_DIR.parent
 SCRIPTS = sorted(
@@ -245,6 +246,29 @@ def test_qualitative_figure_shows_worst_median_and_best(
     dice = RunFolder(folder).scores().groupby("query_scan")["dice"].mean().sort_values()
     assert frame["scan"].iloc[[0, 2]].tolist() == dice.index[[0, -1]].tolist()
     assert frame["augment_match_prompt"].tolist() == pytest.approx((100 * dice).iloc[[0, 1, 3]])
+
+
+def test_tables_and_figures_read_bundles_like_folders(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = tmp_path / "scans"
+    scans.symlink_to(root)
+    zips = []
+    for seed in ("0", "1"):
+        where = ["dataset=phantom", f"dataset.root={scans}", "method=copy_mask", f"seed={seed}"]
+        run(tmp_path / "runs" / seed, *where, "save_predictions=true")
+        zips.append(str(tmp_path / f"{seed}.zip"))
+        bundle.main([zips[-1], str(tmp_path / "runs" / seed), "--images"])
+    scans.unlink()  # those who read a bundle have the scans elsewhere
+    settings = ["--dataset", "phantom", f"dataset.root={root}", "method=copy_mask", "seed=0,1"]
+    for module, name in ((main_results, "main_results"), (qualitative, "qualitative")):
+        frames = []
+        for out, sources in (("folder", [str(tmp_path / "runs")]), ("bundles", zips)):
+            capsys.readouterr()
+            module.main([*sources, *settings, "--out", str(tmp_path / out)])
+            assert "Missing" not in capsys.readouterr().out
+            frames.append(table(tmp_path / out / f"{name}_phantom"))
+        pd.testing.assert_frame_equal(*frames)
 
 
 def test_two_runs_of_a_method_are_two_columns_of_the_qualitative_figure(
