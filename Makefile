@@ -106,6 +106,9 @@ baselines: setup  ## every method on one dataset beside published rows, two at a
 	$(PY) -m fsmis run -m experiment=main_results hydra/launcher=joblib dataset=$(NAME) \
 	    dataset.root=$(call root,$(NAME)) results_dir=$(strip $(RESULTS)) \
 	    $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
+	$(PY) -m fsmis run -m experiment=one_label hydra/launcher=joblib dataset=$(NAME) \
+	    dataset.root=$(call root,$(NAME)) results_dir=$(strip $(RESULTS)) \
+	    $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
 	$(PY) -m experiments.main_results $(strip $(RESULTS)) --dataset $(NAME) \
 	    dataset.root=$(call root,$(NAME)) $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
 	$(PY) -m fsmis report $(strip $(RESULTS))/$(NAME)

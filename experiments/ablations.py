@@ -3,7 +3,8 @@
     python -m experiments.ablations NAME results/runs [--dataset chaos_mri] [--out DIR]
         [key=value ...]
 
-Runs are read from folders and from bundles (``python -m fsmis bundle``), one or several. Writes ``ablation_<NAME>_<dataset>``; ``conf/experiment/ablation_<NAME>.yaml`` plans its runs.
+Writes ``ablation_<NAME>_<dataset>``; ``conf/experiment/ablation_<NAME>.yaml`` plans its runs, which
+are read from folders and from bundles (``python -m fsmis bundle``).
 """
 
 from collections.abc import Callable, Mapping, Sequence

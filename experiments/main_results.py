@@ -4,20 +4,24 @@
         [key=value ...]
 
 Own rows are those of ``conf/experiment/main_results.yaml`` and, unless methods are chosen with
-``method=...``, of ``conf/experiment/paper.yaml``; published ones those of Setting 1 in
-``results/published.csv``.
+``method=...``, of ``one_label.yaml`` and ``paper.yaml`` beside it and of every run of
+``method=predictions``; published ones those of Setting 1 in ``results/published.csv``. Runs are
+read from folders and from bundles (``python -m fsmis bundle``).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from fsmis.cli import command_line
+from fsmis.methods.predictions import Predictions
 from fsmis.reporting.beside import TO_PAPER, data_of, is_comparable
 from fsmis.reporting.charts import dots
-from fsmis.reporting.paper_rows import Rows
-from fsmis.reporting.paper_table import find, presented, requested, write
-from fsmis.reporting.planned import PlannedRun
+from fsmis.reporting.paper_rows import Row, Rows
+from fsmis.reporting.paper_table import Found, Request, find, presented, requested, write
+from fsmis.reporting.planned import PlannedRun, best
 from fsmis.reporting.published import (
     CONFIRMED,
     MARKS,
@@ -28,6 +32,7 @@ from fsmis.reporting.published import (
     select,
 )
 from fsmis.reporting.tables import MEAN, PAIRED, shown
+from fsmis.settings import TARGET
 
 SETTING = "1"  # of published rows, what training-free methods are compared with
 LEFT_OUT = ["protocol", "covered", "median", "patients", PAIRED]  # the CSV file has them
@@ -73,19 +78,45 @@ def below_published(rows: Rows, published: pd.DataFrame) -> pd.DataFrame:
     return table[["method", "year", *numbers, "source"]]
 
 
-EXPERIMENTS = ["main_results", "paper"]
+EXPERIMENTS = ["main_results", "one_label", "paper"]
+PROTOCOL = "protocol."
 
 
 def names(run: PlannedRun) -> dict[str, str]:
-    """The method, which the paper's setting does not sweep, and what the user sweeps."""
+    """The method, which the paper's setting does not sweep, with its protocol where that is swept,
+    and what the user sweeps."""
     own = run.values.get("method", f"{run.method}, the paper's setting")
-    return {**run.values, "method": own}
+    said = {key: value for key, value in run.values.items() if not key.startswith(PROTOCOL)}
+    swept = [
+        f"{key.removeprefix(PROTOCOL)}={value}"
+        for key, value in run.values.items()
+        if key.startswith(PROTOCOL)
+    ]
+    return {**said, "method": ", ".join([own, *swept])}
+
+
+def imported(request: Request, found: Found) -> Found:
+    """With a row for each name and protocol of label maps that were made elsewhere."""
+    first = found.rows.rows[0]
+    groups = defaultdict(list)
+    for run in request.runs.runs:
+        made = run.plan["identity"]["method"].get(TARGET)
+        if made == Predictions.__name__ and run.plan["dataset"] == first.run.plan["dataset"]:
+            groups[run.method, run.plan["protocol"]].append(run)
+    others = dict.fromkeys(first.names, "")
+    rows = [
+        Row({**others, "method": f"{method}, imported"}, run)
+        for (method, _), runs in groups.items()
+        if (run := best(runs)) is not None
+    ]
+    return replace(found, rows=replace(found.rows, rows=[*found.rows.rows, *rows]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     with command_line(), requested("main_results", __doc__, arguments) as request:
         chosen = any(override.startswith("method=") for override in request.overrides)
         found = find(request, names, EXPERIMENTS[:1] if chosen else EXPERIMENTS)
+        found = found if chosen else imported(request, found)
         plan = found.rows.rows[0].run.plan
         published = published_rows(plan["dataset"], plan["organs"])
         figure = dots(found.rows, published.set_index("method")[MEAN].dropna())

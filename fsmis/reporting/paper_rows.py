@@ -18,10 +18,12 @@ NOTE = (
     f"{METHOD}. {POOLED_NOTE}"
 )
 PARTIAL_NOTE = "Partial runs do not cover their dataset: not to be compared with the others."
+EARLIER = "earlier code"
+EARLIER_NOTE = f"{EARLIER.capitalize()}: the same settings and weights, the code has changed since."
 DATA_NOTE = "The runs read different data files: not to be compared."
 TEST_NOTE = (
     f"{PAIRED}: mean difference to {{reference}} over the scans that both have scored; p: "
-    "Wilcoxon's signed-rank test over the same patients, Holm's correction."
+    "Wilcoxon's signed-rank test over the same patients, Holm's correction; within a protocol."
 )
 
 
@@ -32,10 +34,12 @@ class Row:
     Attributes:
         names: what tells it from the others, by column of the table.
         run: its plan and scores.
+        current: of the code that is here.
     """
 
     names: dict[str, str]
     run: StoredRun
+    current: bool = True
 
     @cached_property
     def dice(self) -> pd.Series:
@@ -47,6 +51,11 @@ class Row:
         """Percent, the mean over organs of ``tables.pooled``."""
         table = summarise(self.run.scores, self.run.plan["organs"])
         return float(table[POOLED].iloc[-1])
+
+    @property
+    def covered(self) -> str:
+        """How much of its dataset it covers, and whether the code has changed since."""
+        return self.run.covered + ("" if self.current else f", {EARLIER}")
 
     @property
     def label(self) -> str:
@@ -87,7 +96,7 @@ class Rows:
                 | {POOLED: row.pooled}
                 | {"sd": spread.sd, "median": spread.median, "low": spread.low, "high": spread.high}
                 | {"patients": spread.n, "difference": difference, "p": p}
-                | {"covered": row.run.covered, "variant": row.run.variant}
+                | {"covered": row.covered, "variant": row.run.variant}
             )
         return pd.DataFrame(frame)
 
@@ -96,6 +105,8 @@ class Rows:
         notes = [NOTE]
         if any(row.run.partial for row in self.rows):
             notes.append(PARTIAL_NOTE)
+        if not all(row.current for row in self.rows):
+            notes.append(EARLIER_NOTE)
         if self.reference is not None and len(self.rows) > 1:
             notes.append(TEST_NOTE.format(reference=self.reference.label))
         if len(set(map(_data, self.rows))) > 1:
@@ -119,7 +130,9 @@ class Rows:
     def _comparable(self, row: Row) -> bool:
         if self.reference is None or row is self.reference or row.run.partial:
             return False
-        return _data(row) == _data(self.reference)
+        # of other slices or support scans, a difference is the protocol's, not a method's to test
+        same_protocol = row.run.plan["protocol"] == self.reference.run.plan["protocol"]
+        return same_protocol and _data(row) == _data(self.reference)
 
 
 def _data(row: Row) -> str:

@@ -41,7 +41,7 @@ class Request:
 @dataclass(frozen=True, eq=False)
 class Found:
     """The runs of a table that exist, the names of the missing ones, and the commands that make
-    every requested run that is missing or partial."""
+    every requested run that is missing, partial or of earlier code."""
 
     rows: Rows
     missing: list[str]
@@ -107,12 +107,14 @@ def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Fou
         unfinished = []
         for planned in experiment.runs:
             run = request.runs.find(planned)
-            if run is None or not run.has(planned.fold):
+            current = run is not None
+            if not current or not run.has(planned.fold):
                 unfinished.append(planned)
+            run = run or request.runs.find(planned, any_code=True)
             if run is None:
                 missing.append(", ".join(names(planned).values()))
                 continue
-            rows.append(Row(names(planned), run))
+            rows.append(Row(names(planned), run, current))
             if planned.identity == plans[0].base.identity and not run.partial:
                 reference = rows[-1]
         if unfinished:
@@ -168,9 +170,9 @@ def write_rows(request: Request, found: Found, title: str, figure: Figure) -> No
 
 
 def say_what_is_missing(commands: Sequence[str]) -> None:
-    """Print the commands that make the missing and partial runs."""
+    """Print the commands that make the runs that are missing, partial or of earlier code."""
     if commands:
-        display.console.print("Missing or partial runs; these commands make them:")
+        display.console.print("Missing, partial or earlier runs; these commands make them:")
         for command in commands:
             display.console.print(f"  {command}")
 

@@ -8,7 +8,7 @@ find it done, whichever command made it and for whichever table.
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,22 +89,30 @@ class FinishedRuns:
     results: Path
     runs: Sequence[StoredRun]
 
-    def find(self, planned: PlannedRun) -> StoredRun | None:
-        """The planned run, if it has scores; of several, as on other data, the fullest, then the
-        latest."""
-        found = [
+    def find(self, planned: PlannedRun, any_code: bool = False) -> StoredRun | None:
+        """The planned run, if it has scores, and with ``any_code`` even of code that has changed
+        since; of several, as on other data, ``best``."""
+        ignored = {"data", "code"} if any_code else {"data"}
+        wanted = _without(planned.identity, ignored)
+        return best(
             run.of(planned.fold)
             for run in self.runs
-            if run.method == planned.method
-            and {k: v for k, v in run.plan["identity"].items() if k != "data"} == planned.identity
-        ]
-        scored = [run for run in found if not run.scores.empty]
-        return max(scored, key=_fullest_and_latest, default=None)
+            if run.method == planned.method and _without(run.plan["identity"], ignored) == wanted
+        )
 
     def data_root(self, dataset: str) -> list[str]:
         """``["dataset.root=..."]`` as runs of a dataset have it; empty where there are none."""
         of_dataset = [run for run in self.runs if run.plan["dataset"] == dataset]
         return [f"dataset.root={of_dataset[0].config.dataset.root}"] if of_dataset else []
+
+
+def best(runs: Iterable[StoredRun]) -> StoredRun | None:
+    """The fullest run with scores, and of those the latest."""
+    return max((run for run in runs if len(run.scores)), key=_fullest_and_latest, default=None)
+
+
+def _without(identity: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key not in keys}
 
 
 def _fullest_and_latest(run: StoredRun) -> tuple[int, float]:

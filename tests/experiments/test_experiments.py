@@ -1,8 +1,10 @@
 """Tables and figures of the paper, made from real runs on small generated scans."""
 
 import importlib
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +217,37 @@ def test_main_results_stand_below_published_rows(
     assert "83.30" in paper and "†" in paper
     to_paper = float(rows[-1].split("|")[-3])
     assert to_paper == pytest.approx(frame["mean"][0] - 83.30, abs=0.006)
+
+
+def test_one_table_holds_whole_volumes_imported_predictions_and_earlier_code(
+    where: list[str], root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, fold = tmp_path / "runs", "protocol.fold=0"
+    run(results, *where, fold, "method=copy_mask")
+    whole = ["protocol.n_parts=1", "protocol.query_slices=full_volume"]
+    run(results, *where, fold, *SMALL, *whole)
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for path in root.glob("label_*.nii.gz"):
+        shutil.copy(path, maps / path.name)
+    theirs = ["method=predictions", f"predictions={maps}", "known_as=nnunet"]
+    run(results, *where, *theirs)
+    (plan,) = results.glob("phantom/copy_mask/*/plan.json")
+    edited = json.loads(plan.read_text())
+    edited["identity"]["code"]["CopyMask"] = "0" * 12
+    plan.write_text(json.dumps(edited))
+    capsys.readouterr()
+    main_results.main([str(results), "--dataset", "phantom", fold, *SMALL])
+    printed = capsys.readouterr().out
+    frame = table(results / "main_results_phantom").set_index("method")
+    whole_volume = "augment_match_prompt, n_parts=1, query_slices=full_volume"
+    assert frame.index.tolist() == ["copy_mask", whole_volume, "nnunet, imported"]
+    assert frame.loc[whole_volume, "protocol"] == "alpnet-1part-full_volume"
+    assert frame.loc["nnunet, imported", "mean"] == 100
+    assert frame.loc["copy_mask", "covered"].endswith(", earlier code")
+    assert "Earlier code: the same settings" in (results / "main_results_phantom.md").read_text()
+    (command,) = [line for line in printed.splitlines() if "experiment=main_results" in line]
+    assert "method=copy_mask," in command  # made anew where it is asked for
 
 
 def test_scans_of_ones_own_are_not_compared_with_papers(where: list[str], tmp_path: Path) -> None:
