@@ -20,7 +20,7 @@ from fsmis.errors import UserError
 from fsmis.segmenters.base import Answer
 from fsmis.segmenters.features import Features, masked_average, on_grid
 
-LEVELS = (-1, -2)  # of the features that are compared, the coarsest first
+LEVELS = (-1, -2)  # of the features that are compared, the coarsest first, as far as there are
 HIGHEST = 0.999  # cosine that is told apart from 1
 STEADY = 0.2  # as far as masks of neighbouring slices lie apart in any organ
 
@@ -145,7 +145,7 @@ def likeness(
     queries: Features, found: np.ndarray, supports: Features, labelled: np.ndarray
 ) -> np.ndarray:
     """How much what was found looks like what is labelled: cosine ``[R, L]`` in [-1, 1] of the mean
-    features under the masks, at L levels; -1 where nothing was found.
+    features under the masks, at L levels, two where there are; -1 where nothing was found.
 
     Args:
         queries: features of R query images.
@@ -154,7 +154,7 @@ def likeness(
         labelled: bool ``[R, H, W]``.
     """
     cosines = []
-    for level in LEVELS:
+    for level in LEVELS[: len(queries.levels)]:
         means = []
         for features, masks in ((queries, found), (supports, labelled)):
             maps = features.levels[level].float()

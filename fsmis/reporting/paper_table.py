@@ -17,6 +17,7 @@ from fsmis.reporting.bundles import folder_of, opened
 from fsmis.reporting.paper_rows import Row, Rows
 from fsmis.reporting.planned import Experiment, FinishedRuns, PlannedRun, write_figures, write_table
 from fsmis.reporting.tables import PAIRED
+from fsmis.runs.sweep import own_options
 
 NONE: Mapping[str, str] = MappingProxyType({})
 LISTED = 10  # missing runs that a table names, more are counted
@@ -81,6 +82,7 @@ def requested(
     )
     parser.add_argument("--dataset", default="chaos_mri", help="choice of dataset (%(default)s)")
     parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
+    parser.add_argument("--config-dir", type=Path, help="options of your own, as for fsmis.run")
     options = parser.parse_intermixed_args(arguments)
     require_name("--dataset", options.dataset)
     overrides = [word for word in options.words if "=" in word]
@@ -89,7 +91,8 @@ def requested(
         parser.error("name a folder of runs, such as results/runs, or a bundle")
     with opened(sources, or_none=True) as found:
         runs = FinishedRuns(folder_of(sources), found)
-        settings = [f"dataset={options.dataset}", *runs.data_root(options.dataset)]
+        chosen = [*own_options(options.config_dir), f"dataset={options.dataset}"]
+        settings = [*chosen, *runs.data_root(options.dataset)]
         name = tables[options.table] if tables else script
         stem = (options.out or runs.results) / f"{name}_{options.dataset}"
         yield Request(name, runs, stem, [*settings, *overrides])

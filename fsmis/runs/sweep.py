@@ -182,6 +182,11 @@ def compose_jobs(overrides: list[str], multirun: bool) -> list[Job]:
         return [_job(shared, combination) for combination in combinations]
 
 
+def own_options(config_dir: Path | None) -> list[str]:
+    """The override that adds a user's folder of options, as ``--config-dir`` of fsmis.run does."""
+    return [f"hydra.searchpath=[file://{config_dir.absolute()}]"] if config_dir else []
+
+
 def sweeps(overrides: Iterable[str]) -> list[str]:
     """The overrides that give a key several values; HydraException where Hydra refuses one."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))

@@ -25,7 +25,7 @@ from fsmis.methods.trained.training import EpisodicMethod
 from fsmis.run import Run
 from fsmis.runs.cost import DEFAULT_STEP_S, PlannedFold, PlannedTraining, encoder_images
 from fsmis.runs.records import Cell
-from fsmis.runs.sweep import Job, compose_jobs
+from fsmis.runs.sweep import Job, compose_jobs, own_options
 from fsmis.settings import limit_threads
 
 
@@ -203,9 +203,7 @@ def main() -> None:
     parser.add_argument("--config-dir", type=Path, help="options of your own, as for fsmis.run")
     parser.add_argument("--measure", action="store_true", help="time a scan where none has been")
     options = parser.parse_intermixed_args()
-    overrides = list(options.overrides)
-    if options.config_dir:
-        overrides.insert(0, f"hydra.searchpath=[file://{options.config_dir.absolute()}]")
+    overrides = own_options(options.config_dir) + options.overrides
     with command_line():
         planner = Planner(options.measure)
         show([planner.plan(job) for job in compose_jobs(overrides, options.multirun)])
