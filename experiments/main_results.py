@@ -105,9 +105,9 @@ def imported(request: Request, found: Found) -> Found:
             groups[run.method, run.plan["protocol"]].append(run)
     others = dict.fromkeys(first.names, "")
     rows = [
-        Row({**others, "method": f"{method}, imported"}, run)
+        Row({**others, "method": f"{method}, imported"}, fullest)
         for (method, _), runs in groups.items()
-        if (run := best(runs)) is not None
+        if (fullest := best(runs)) is not None
     ]
     return replace(found, rows=replace(found.rows, rows=[*found.rows.rows, *rows]))
 

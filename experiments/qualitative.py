@@ -16,7 +16,6 @@ import pandas as pd
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from omegaconf import OmegaConf
 
 from fsmis.cli import command_line
 from fsmis.data.dataset import Dataset, Scan
@@ -142,10 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         of_base = [name for name, run in runs.items() if run.method == experiment.base.method]
         studied = next(iter([*of_base, *runs]))
-        config = runs[studied].config
         # of a run in a bundle the scans lie elsewhere here
         roots = [word for word in request.overrides if word.startswith("dataset.root=")]
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(roots[-1:]))
+        config = runs[studied].config
+        config.merge_with_dotlist(roots[-1:])
         dataset: Dataset = instantiate(config.dataset)
         cells = answered_by_all(list(runs.values()))
         chosen = extremes(runs[studied], cells)

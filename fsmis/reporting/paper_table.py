@@ -111,7 +111,7 @@ def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Fou
         for planned in experiment.runs:
             run = request.runs.find(planned)
             current = run is not None
-            if not current or not run.has(planned.fold):
+            if run is None or not run.has(planned.fold):
                 unfinished.append(planned)
             run = run or request.runs.find(planned, any_code=True)
             if run is None:
