@@ -11,7 +11,7 @@ import numpy as np
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.methods.prompted import PromptedMethod
+from fsmis.methods.base import PromptedMethod
 from fsmis.pipeline.alignment import ScaleSearch
 from fsmis.pipeline.extent import Extent
 from fsmis.pipeline.matching import Match, Matcher, match

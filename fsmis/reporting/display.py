@@ -22,8 +22,7 @@ from rich.table import Table
 from fsmis.cli import console, errors
 from fsmis.data.protocol import Episode
 from fsmis.methods.augment_match_prompt import served_slices
-from fsmis.methods.base import Method
-from fsmis.methods.prompted import PromptedMethod
+from fsmis.methods.base import Method, PromptedMethod
 from fsmis.reporting.tables import POOLED, shown, summarise
 from fsmis.runs.cost import encoder_images
 from fsmis.runs.records import Cell, RunFolder
