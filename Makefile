@@ -12,7 +12,7 @@ PHANTOM := $(filter phantom,$(DATA))
 NAME := $(strip $(DATASET))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench gpu-check train-gpu doctor \
+.PHONY: help setup demo test lint format bench bench-full gpu-check train-gpu doctor \
     data-chaos data-synapse data-cmr reproduce-chaos reproduce-synapse reproduce-cmr reproduce-all baselines
 
 help:  ## list the targets
@@ -47,6 +47,10 @@ format: setup  ## format the code
 
 bench: setup  ## measure speed against the reference path, side by side
 	$(PY) -m fsmis bench --out results/runs/bench $(ARGS)
+
+bench-full: setup  ## the two-frame step at 1024 px, 32 slices, 4 organs, once: hours on one core
+	$(PY) -m fsmis bench --only two-frame --image-size 1024 --repeats 1 \
+	    --out results/runs/bench_full $(ARGS)
 
 gpu-check: setup  ## prove numbers, speed and memory on a GPU, into results/reference/gpu.md
 	$(PY) -m fsmis gpu-check $(ARGS)

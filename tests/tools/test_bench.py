@@ -14,7 +14,9 @@ from fsmis.tools.phantom import SIZE
 
 SLICES, ORGANS, COPIES = 2, 2, 3
 MATCHED = min(SLICES, COPIES)
+VOLUME, LABELS, OF_DEFAULT = 4, 4, 32  # slices, labels; copies of the labelled slice by default
 SMALL = f"--image-size 64 --slices {SLICES} --organs {ORGANS} --copies {COPIES} --repeats 1".split()
+SMALL += f"--volume-slices {VOLUME} --volume-size 64".split()
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,36 @@ def test_counts_of_a_whole_scan(work):
     ours = lpips.ways(work)[-2]
     count([ours], lpips.networks())
     assert ours.counts == Counter(backbone_images=32 + 64, image_files=0)
+
+
+def test_a_volume_is_encoded_once(rows):
+    """In two sessions the labelled slice and the middle one are there twice."""
+    volume = rows.loc["volume"]
+    assert volume["image_encodes"].tolist() == [VOLUME + 3, VOLUME + 3, VOLUME + 1]
+    assert set(volume["attention_rows"]) == {(VOLUME + 1) * LABELS}
+    assert volume["image_files"].tolist() == [VOLUME + 3, 0, 0]
+    assert volume.loc["ours (sam2_volume)", "alike"] > 0.98
+    assert volume.loc["transformers", "alike"] > 0.5
+
+
+def test_what_extent_and_zoom_add_to_the_default(rows):
+    """Encodes, rows and memories, at most; the seconds are told by the benchmark alone."""
+    plain, default = rows.loc["budget", "no extent, no zoom"], rows.loc["budget", "default"]
+    pairs = VOLUME * LABELS
+    assert plain["image_encodes"] == VOLUME + OF_DEFAULT
+    assert pairs <= plain["attention_rows"] <= 2 * pairs  # the volume pass asks again
+    closer = LABELS * (VOLUME + OF_DEFAULT)  # crops of each organ: the method once more
+    assert default["image_encodes"] <= plain["image_encodes"] + VOLUME + closer
+    assert default["attention_rows"] <= 2 * plain["attention_rows"]
+    assert default["memory_rows"] <= 2 * (3 * pairs + pairs)  # three copies, then the slice itself
+    assert default["dice"] > 0
+
+
+def test_a_part_is_measured_alone(capsys):
+    arguments = "--only two-frame --image-size 64 --slices 1 --organs 1 --copies 1 --repeats 1"
+    main(arguments.split())
+    printed = capsys.readouterr().out
+    assert "two-frame" in printed and "LPIPS\n" not in printed and "budget" not in printed
 
 
 def test_scaling_is_a_table_and_a_figure(out):

@@ -2,11 +2,13 @@
 
 The reference is the public ``SAM2VideoPredictor`` over a folder of frames and the ``lpips`` package
 pair by pair; ours does the same in memory, each image through each network once. Same pixels, same
-seeded random weights, same process, in turns; on the CPU. Exit code 1 where the answers differ or
-an image passes a network more often than promised.
+seeded random weights, same process, in turns; on the CPU. Then a whole volume with the shipped
+weights, and what the extent and zoom stages add to the default. Exit code 1 where the answers
+differ or an image passes a network more often than promised.
 """
 
 import argparse
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +22,14 @@ from fsmis.files import write_atomic, write_figure
 from fsmis.pipeline.network_distances import BACKBONES
 from fsmis.tools.bench.measure import Way, clock, count, show, tabulate
 from fsmis.tools.bench.ways import Perceptual, TwoFrame
-from fsmis.tools.bench.workload import Workload, phantom_workload, promises
+from fsmis.tools.bench.whole_volume import (
+    LABELS,
+    Case,
+    WholeVolume,
+    tabulate_volume,
+    volume_promises,
+)
+from fsmis.tools.bench.workload import Promise, Workload, phantom_workload, promises
 
 TICKS = (1, 2, 5)  # of each power of ten
 AXES = {
@@ -95,8 +104,6 @@ def _rows(axis: str, value: int, ways: Sequence[Way]) -> list[dict[str, object]]
     return [{"axis": axis, "value": value, "way": way.name, "seconds": way.median} for way in ways]
 
 
-FULL = (512, 1024)  # image sizes that --full adds
-
 NOTES = [
     "times faster: median seconds of the reference (first row) over those of the row.",
     "of floor: median seconds of the row over those of the floor, every distinct image through the "
@@ -108,6 +115,11 @@ NOTES = [
     "gflop: by torch's counter; a multiplication and an addition are two operations.",
     "The reference reads its frames losslessly, as PNG; writing them is part of its seconds.",
     "Every slice is prompted by a copy of its own where there are enough: the dearest case.",
+]
+VOLUME_NOTES = [
+    "times faster: median seconds of the first row of the table over those of the row.",
+    "alike: mean Dice of the labels with those of the first row; dice: with the truth.",
+    "Models and supports are loaded before; frames as above.",
 ]
 
 
@@ -125,30 +137,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def compare(options: argparse.Namespace) -> tuple[pd.DataFrame, int]:
     """All tables, one below the other, and how many binding promises are broken."""
+    parts = [part for name, part in PARTS.items() if options.only in (None, name)]
+    found = [part(options) for part in parts]
+    return pd.concat([table for table, _ in found]), sum(broken for _, broken in found)
+
+
+def compare_steps(options: argparse.Namespace) -> tuple[pd.DataFrame, int]:
+    """The two-frame step and, unless it is asked for alone, LPIPS and how both scale."""
     sizes = options.slices, options.organs, options.copies
     wide = phantom_workload(options.slices, options.organs, 2 * options.copies, options.seed)
     work = wide.part(*sizes)
     stage3 = TwoFrame(options.segmenter, options.image_size, options.seed)
     stage2 = Perceptual(options.lpips_size, options.seed)
-    known = {
-        "query slices": measured(stage3, work, options.repeats),
-        "support copies": measured(stage2, work, options.repeats),
-    }
-    table = tabulate(known["query slices"], known["support copies"])
-    tables = [table.assign(image_size=options.image_size, slices=options.slices)]
-    broken = report(options, table, work, options.image_size)
-    if options.out:
+    steps = measured(stage3, work, options.repeats)
+    lpips = measured(stage2, work, options.repeats) if options.only is None else []
+    table = tabulate(steps, lpips)
+    title = heading(options, options.image_size, work)
+    found = promises(table, work, options.image_size, options.lpips_size)
+    broken = report(title, table, NOTES, found)
+    if options.out and lpips:
+        known = {"query slices": steps, "support copies": lpips}
         scaling = measure_scaling(wide, stage3, stage2, known)
         write_atomic(options.out / "scaling.csv", scaling.to_csv(index=False).encode())
-        title = heading(options, options.image_size, work)
         write_figure(options.out / "scaling.png", draw_scaling(scaling, title))
-    few = work.part(max(options.slices // 4, 1), options.organs, options.copies)
-    for size in FULL if options.full else ():
-        ways = measured(TwoFrame(options.segmenter, size, options.seed), few, options.repeats)
-        table = tabulate(ways, [])
-        tables.append(table.assign(image_size=size, slices=len(few.queries)))
-        broken += report(options, table, few, size)
-    return pd.concat(tables, ignore_index=True), broken
+    return table.assign(image_size=options.image_size, slices=options.slices), broken
+
+
+def compare_volume(options: argparse.Namespace) -> tuple[pd.DataFrame, int]:
+    """A whole volume by the public predictors and by ours, and the budget of the default."""
+    size, slices = options.volume_size, options.volume_slices
+    with tempfile.TemporaryDirectory() as folder:
+        case = Case.write(Path(folder), slices, options.seed)
+        volume = WholeVolume(case, size)
+        stages = {"volume": volume.ways(), "budget": volume.budget()}
+        for ways in stages.values():
+            count(ways, volume.networks())
+            clock(ways, options.repeats)
+    table = tabulate_volume(stages, case.truth)
+    title = (
+        f"sam2_mini at {size} px; {slices} slices, {len(LABELS)} labels, from the query's file to "
+        f"the written one; {measured_as(options)}"
+    )
+    broken = report(title, table, VOLUME_NOTES, volume_promises(table, slices))
+    return table.assign(image_size=size, slices=slices), broken
+
+
+PARTS = {"two-frame": compare_steps, "volume": compare_volume}
 
 
 def measured(stage: TwoFrame | Perceptual, work: Workload, repeats: int) -> list[Way]:
@@ -159,11 +193,13 @@ def measured(stage: TwoFrame | Perceptual, work: Workload, repeats: int) -> list
     return ways
 
 
-def report(options: argparse.Namespace, table: pd.DataFrame, work: Workload, size: int) -> int:
+def report(
+    title: str, table: pd.DataFrame, notes: Sequence[str], promised: Sequence[Promise]
+) -> int:
     """Print a table and what it proves; returns how many binding promises are broken."""
-    show(heading(options, size, work), table, NOTES)
+    show(title, table, notes)
     broken = 0
-    for promise in promises(table, work, size, options.lpips_size):
+    for promise in promised:
         verdict = "kept" if promise.holds else "BROKEN" if promise.binding else "not reached"
         console.print(f"{verdict}: {promise.text}")
         broken += promise.binding and not promise.holds
@@ -175,9 +211,14 @@ def heading(options: argparse.Namespace, image_size: int, work: Workload) -> str
     return (
         f"{options.segmenter} at {image_size} px, LPIPS at {options.lpips_size} px; "
         f"{len(work.queries)} slices, {options.organs} organs, {options.copies} copies; "
-        f"medians of {options.repeats} runs; threads: {options.threads}; torch "
-        f"{torch.__version__}"
+        f"{measured_as(options)}"
     )
+
+
+def measured_as(options: argparse.Namespace) -> str:
+    """How often and with what."""
+    runs = f"medians of {options.repeats} runs"
+    return f"{runs}; threads: {options.threads}; torch {torch.__version__}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,15 +228,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--segmenter", choices=segmenters, default="sam2.1_tiny")
     parser.add_argument("--image-size", type=whole, default=256, help="pixels SAM2 sees")
     parser.add_argument(
-        "--full",
-        action="store_true",
-        help=f"also at {' and '.join(map(str, FULL))} pixels with a quarter of the slices; an hour",
+        "--only",
+        choices=PARTS,
+        help="measure a part: the two-frame step without LPIPS and curves, or the whole volume",
     )
     parser.add_argument("--slices", type=whole, default=32, help="query slices")
     parser.add_argument("--organs", type=int, default=4, choices=range(1, 5))
     parser.add_argument("--copies", type=whole, default=64, help="of the support slice")
     parser.add_argument("--repeats", type=whole, default=3, help="timed runs, after one to count")
     parser.add_argument("--lpips-size", type=pixels, default=128, help="pixels LPIPS sees")
+    parser.add_argument("--volume-slices", type=whole, default=40, help="of the whole volume")
+    parser.add_argument(
+        "--volume-size", type=whole, default=320, help="pixels sam2_mini sees of it"
+    )
     parser.add_argument("--threads", type=whole, default=1, help="1: steady beside other work")
     parser.add_argument("--seed", type=int, default=0, help="of weights and images")
     parser.add_argument(

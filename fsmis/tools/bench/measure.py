@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsmis.cli import console, errors
+from fsmis.pipeline.matching import ROUNDING
 
 PROCESS = Path("/proc/self")  # Linux alone tells and resets the peak of a process
 
@@ -147,6 +148,7 @@ FORMATS = {
     "peak_mb": "{:.0f}",
     "difference": "{:.1e}",
     "foreground_percent": "{:.1f}",
+    **dict.fromkeys(("alike", "dice"), "{:.4f}"),
 }
 
 
@@ -228,7 +230,10 @@ def _logits(way: Way, reference: Way) -> dict[str, Any]:
 def _distances(way: Way, reference: Way) -> dict[str, Any]:
     if way.result is None or reference.result is None:
         return {}
+    # of an image and nearly itself, the distance is lost in the rounding of the others
+    least = ROUNDING * reference.result.max()
+    relative = np.abs(way.result - reference.result) / np.maximum(reference.result, least)
     return {
-        "difference": (np.abs(way.result - reference.result) / reference.result).max(),
+        "difference": relative.max(),
         "same_nearest": (way.result.argmin(1) == reference.result.argmin(1)).all(),
     }

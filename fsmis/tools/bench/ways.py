@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import nn
 
@@ -50,17 +50,19 @@ class TwoFrame:
 
     def networks(self) -> list[Network]:
         """What is counted."""
-        counted = []
-        for model in (self.public, self.ours.model):
-            encoder = model.get_submodule("image_encoder")
-            attention = model.get_submodule("memory_attention")
-            memory = model.get_submodule("memory_encoder")
-            counted += [
-                Network("image_encodes", encoder, lambda args, _: len(args[0])),
-                Network("attention_rows", attention, lambda _, kw: kw["curr"][0].shape[1]),
-                Network("memory_rows", memory, lambda args, _: len(args[1])),
-            ]
-        return counted
+        return sam2_networks(self.public) + sam2_networks(self.ours.model)
+
+
+def sam2_networks(model: nn.Module) -> list[Network]:
+    """What is counted of a model of SAM2."""
+    encoder = model.get_submodule("image_encoder")
+    attention = model.get_submodule("memory_attention")
+    memory = model.get_submodule("memory_encoder")
+    return [
+        Network("image_encodes", encoder, lambda args, _: len(args[0])),
+        Network("attention_rows", attention, lambda _, kw: kw["curr"][0].shape[1]),
+        Network("memory_rows", memory, lambda args, _: len(args[1])),
+    ]
 
 
 # As the sam2 package names it, and transformers.
@@ -91,14 +93,19 @@ def build_twins(name: str, image_size: int, seed: int) -> tuple[Sam2, nn.Module]
         **IMAGENET,
     )
     make_responsive(ours.model, seed)
+    return ours, public_twin(ours, config)
+
+
+def public_twin(ours: Sam2, config: DictConfig) -> Any:
+    """``SAM2VideoPredictor`` with the weights of a segmenter that was built from ``config``."""
     as_public = {
-        "image_size": image_size,
+        "image_size": ours.image_size,
         "_target_": "sam2.sam2_video_predictor.SAM2VideoPredictor",
         "fill_hole_area": 8,  # as build_sam2_video_predictor has it
     }
     public = build_sam2(config.architecture, {**as_public, **config.overrides})
     public.load_state_dict(ours.model.state_dict())
-    return ours, public.requires_grad_(False)
+    return public.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -130,7 +137,7 @@ def public_logits(predictor: Any, work: Workload, sessions: list[list[int]]) -> 
         sessions: organs that share a session, for each session of a slice.
     """
     logits = np.empty((len(work.queries), *work.masks.shape[1:]), np.float32)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         for query, copy in enumerate(work.matched):
             for frame, image in enumerate((work.copies[copy], work.queries[query])):
                 pixels = (image * GREYS).round().astype(np.uint8)
@@ -169,8 +176,8 @@ def encode_once(segmenter: Sam2, work: Workload) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without progress bars, and without warnings of a CUDA kernel that PyPI's sam2 lacks."""
+def quiet() -> Iterator[None]:
+    """Without progress bars, and without warnings, as of a CUDA kernel that PyPI's sam2 lacks."""
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

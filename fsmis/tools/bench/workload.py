@@ -122,18 +122,18 @@ def promises(
     step = ours.loc["two-frame"]
     pixels = slices * work.masks[0].size
     found = [
-        _at_most("image encodes", step["image_encodes"], slices + matched),
-        _at_most("memory attention rows", step["attention_rows"], slices * organs),
-        _at_most("memory encoder rows", step["memory_rows"], matched * organs),
-        _at_most("image files", step["image_files"], 0),
-        _at_most("difference of logits", step["difference"], LOGITS),
-        _at_most("flipped share of mask pixels", step["flipped_pixels"] / pixels, FLIPPED),
+        at_most("image encodes", step["image_encodes"], slices + matched),
+        at_most("memory attention rows", step["attention_rows"], slices * organs),
+        at_most("memory encoder rows", step["memory_rows"], matched * organs),
+        at_most("image files", step["image_files"], 0),
+        at_most("difference of logits", step["difference"], LOGITS),
+        at_most("flipped share of mask pixels", step["flipped_pixels"] / pixels, FLIPPED),
     ]
     if "LPIPS" in ours.index:
         lpips = ours.loc["LPIPS"]
         found += [
-            _at_most("backbone images", lpips["backbone_images"], slices + copies),
-            _at_most("relative difference of LPIPS", lpips["difference"], DISTANCES),
+            at_most("backbone images", lpips["backbone_images"], slices + copies),
+            at_most("relative difference of LPIPS", lpips["difference"], DISTANCES),
             Promise("same nearest copies", bool(lpips["same_nearest"])),
         ]
     sizes = {"two-frame": image_size, "LPIPS": lpips_size, "both": image_size}
@@ -146,5 +146,6 @@ def promises(
     return found
 
 
-def _at_most(name: str, value: Any, limit: float) -> Promise:
+def at_most(name: str, value: Any, limit: float) -> Promise:
+    """That a value which no busy machine excuses does not exceed a limit."""
     return Promise(f"{name}: {value:.4g}, at most {limit:g}", bool(value <= limit))
