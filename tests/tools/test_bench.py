@@ -85,7 +85,7 @@ def test_a_volume_is_encoded_once(rows):
     assert volume["image_encodes"].tolist() == [VOLUME + 3, VOLUME + 3, VOLUME + 1]
     assert set(volume["attention_rows"]) == {(VOLUME + 1) * LABELS}
     assert volume["image_files"].tolist() == [VOLUME + 3, 0, 0]
-    assert volume.loc["ours (sam2_volume)", "alike"] > 0.98
+    assert volume.loc["ours (sam2_volume)", "alike"] > 0.95
     assert volume.loc["transformers", "alike"] > 0.5
 
 
@@ -97,7 +97,7 @@ def test_what_extent_and_zoom_add_to_the_default(rows):
     assert pairs <= plain["attention_rows"] <= 2 * pairs  # the volume pass asks again
     closer = LABELS * (VOLUME + OF_DEFAULT)  # crops of each organ: the method once more
     assert default["image_encodes"] <= plain["image_encodes"] + VOLUME + closer
-    assert default["attention_rows"] <= 2 * plain["attention_rows"]
+    assert default["attention_rows"] <= 4 * pairs
     assert default["memory_rows"] <= 2 * (3 * pairs + pairs)  # three copies, then the slice itself
     assert default["dice"] > 0
 

@@ -118,7 +118,8 @@ NOTES = [
 ]
 VOLUME_NOTES = [
     "times faster: median seconds of the first row of the table over those of the row.",
-    "alike: mean Dice of the labels with those of the first row; dice: with the truth.",
+    "alike: mean Dice of the labels with those of the first row, from which rounding leads away "
+    "along a video; dice: with the truth.",
     "Models and supports are loaded before; frames as above.",
 ]
 
