@@ -213,6 +213,11 @@ class VolumeSegmenter:
         labels = labels_on_query(masks, query.axial, grid)
         found = found_in(labels, query, self.labels, method.confidence)
         notes = [*prepared.notes, *doubts(found, len(labels), self.settings.doubt_below)]
+        if isinstance(method, PromptedMethod) and method.scale.found != 1:
+            notes.append(
+                f"{query.name}: the support was taken at {method.scale.found:g} times its size, "
+                "where the model is surer; method.scale.scales=[] keeps its size"
+            )
         return Segmentation(query, labels, found, notes)
 
     @property

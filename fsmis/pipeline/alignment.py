@@ -4,24 +4,28 @@ Not part of the paper: neither headers nor patients guarantee a scale, and no pr
 place in a volume of one's own.
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from skimage.filters import threshold_otsu
+from torchvision.ops import roi_align
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.pipeline.prompting import single_support
+from fsmis.pipeline.prompting import EncodedEpisode, single_support
 from fsmis.pipeline.zoom import Crops
-from fsmis.segmenters.base import Answer, Segmenter
+from fsmis.segmenters.base import Segmenter
 from fsmis.segmenters.features import Features, batches
+
+log = logging.getLogger(__name__)
 
 
 class ScaleSearch:
     """Segments a few query slices with the support at several scales, about the centres of its
-    slices, and keeps that of the best predicted overlap; ``found`` is the last episode's.
+    slices, and keeps that of whose masks the model is surest; ``found`` is the last episode's.
 
     Args:
         scales: factors of the support's size, tried besides 1; empty turns the search off.
@@ -46,20 +50,29 @@ class ScaleSearch:
         if not self.scales or not episode.organs:
             return episode
         few = _some_slices(episode, self.slices)
-        scores = {}
-        for scale in (1.0, *(s for s in self.scales if s != 1)):
-            answers = single_support(segmenter, scaled(few, scale)).values()
-            scores[scale] = float(np.mean([_score(answer) for answer in answers]))
+        encoded = EncodedEpisode.encode(segmenter, few)
+        scores = {1.0: _score(few, segmenter, encoded)}
+        for scale in self.scales:
+            tried = scaled(few, scale)
+            supports = segmenter.encode(tried.support.image[tried.support_slices])
+            scores[scale] = _score(tried, segmenter, replace(encoded, supports=supports))
         best = max(scores, key=lambda scale: scores[scale])
         if scores[best] > scores[1.0] + self.margin:
             self.found = best
+            log.info("%s: support at %g times its size", episode.query.id, best)
         return scaled(episode, self.found)
 
 
-def _score(answer: Answer) -> float:
-    """Mean predicted overlap of the better half of the slices, since some may lack the organ."""
-    iou = np.sort(answer.iou * answer.present)
-    return float(iou[len(iou) // 2 :].mean())
+def _score(episode: Episode, segmenter: Segmenter, encoded: EncodedEpisode) -> float:
+    """How sure the model is, in [0, 1]: mean of the predicted overlap and of the probability of the
+    masks' pixels, of the better half of each organ's slices, since some may lack the organ."""
+    answers = single_support(segmenter, episode, encoded).values()
+    sure = [_better_half(a.iou * a.present) + _better_half(a.certainty) for a in answers]
+    return float(np.mean(sure)) / 2
+
+
+def _better_half(values: np.ndarray) -> float:
+    return float(np.sort(values)[len(values) // 2 :].mean())
 
 
 def scaled(episode: Episode, scale: float) -> Episode:
@@ -91,17 +104,39 @@ def _some_slices(episode: Episode, count: int) -> Episode:
     return episode.asking(rows)
 
 
-GRID = 6  # cells along each side of a slice, whose mean features describe it
-STRETCHES = (0.93, 1.0, 1.07)  # of the support along z, for bodies of other lengths
+GRID = 8  # cells along each side of the body, whose mean features describe a slice
+SAMPLES = 4  # along each side of a cell
+STRETCHES = (0.8, 0.9, 1.0, 1.1, 1.25)  # of the support along z, for bodies of other lengths
 STEP = 0.5  # query slices between two shifts that are tried
 OVERLAP = 0.6  # least share of the shorter volume that the two have in common
 FEWEST = 3  # slices, below which there is nothing to move along
 DOUBT = 0.3  # standard errors taken off a mean cosine: of a short overlap it may be high by chance
 
 
-def descriptors(features: Features) -> np.ndarray:
-    """What tells slices apart: features of the coarsest level averaged over a grid, ``[B, D]``."""
-    return F.adaptive_avg_pool2d(features.levels[-1].float(), GRID).flatten(1).cpu().numpy()
+def body_box(volume: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the body in slices ``[S, H, W]``, as shares of their sides.
+
+    Fields of view differ more than bodies do. What is brighter in any slice than half of Otsu's
+    threshold belongs to the body, air does not.
+    """
+    brightest = volume.max(axis=0)
+    body = brightest > threshold_otsu(brightest) / 2
+    if not body.any():
+        return 0.0, 0.0, 1.0, 1.0
+    rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
+    height, width = body.shape
+    left, right = columns[0] / width, (columns[-1] + 1) / width
+    return left, rows[0] / height, right, (rows[-1] + 1) / height
+
+
+def descriptors(features: Features, box: tuple[float, float, float, float]) -> np.ndarray:
+    """What tells slices apart: features of the coarsest level averaged over a grid in the body's
+    box (see ``body_box``), ``[B, D]``."""
+    maps = features.levels[-1].float()
+    height, width = maps.shape[-2:]
+    corners = maps.new_tensor(box) * maps.new_tensor([width, height, width, height])
+    boxes = [corners[None]] * len(maps)
+    return roi_align(maps, boxes, GRID, 1.0, SAMPLES, aligned=True).flatten(1).cpu().numpy()
 
 
 def place_support(
@@ -117,10 +152,13 @@ def place_support(
     """
     if not np.isfinite(episode.support.spacing[0]):
         return None
-    portions = batches(episode.support.image, segmenter.batch_size)
-    support = np.concatenate([descriptors(segmenter.encode(some)) for some in portions])
-    ratio = episode.support.spacing[0] / episode.query.spacing[0]
-    return places(support, np.concatenate([descriptors(some) for some in query]), ratio)
+    supports, queries = episode.support.image, episode.query.image[episode.query_slices]
+    encoded = map(segmenter.encode, batches(supports, segmenter.batch_size))
+    of_support, of_query = (
+        np.concatenate([descriptors(some, box) for some in portions])
+        for portions, box in ((encoded, body_box(supports)), (query, body_box(queries)))
+    )
+    return places(of_support, of_query, episode.support.spacing[0] / episode.query.spacing[0])
 
 
 def places(support: np.ndarray, query: np.ndarray, ratio: float) -> np.ndarray | None:

@@ -83,9 +83,10 @@ def segment_prompted(
     return Answer.cat(answers)[in_order]
 
 
-def single_support(segmenter: Segmenter, episode: Episode) -> dict[str, Answer]:
+def single_support(
+    segmenter: Segmenter, episode: Episode, encoded: EncodedEpisode
+) -> dict[str, Answer]:
     """The answer on the query slices of every task, each prompted by its part's support slice."""
-    encoded = EncodedEpisode.encode(segmenter, episode)
     images, prompts = support_prompts(episode, encoded)
     return by_organ(episode, segment_prompted(segmenter, images, images, prompts))
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.special import expit
 
 from fsmis.data.protocol import OrganTask
 from fsmis.errors import UserError
@@ -33,9 +32,7 @@ class VolumePass:
 
     def confident(self, answer: Answer) -> np.ndarray:
         """Which masks become memories: bool ``[R]``; empty ones never."""
-        foreground = answer.masks
-        probability = np.where(foreground, expit(answer.logits), 0).sum(axis=(1, 2))
-        return probability > self.confidence * foreground.sum(axis=(1, 2))
+        return answer.certainty > self.confidence
 
     def refine(
         self,

@@ -50,7 +50,7 @@ def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int
             min(method.scale.slices, sum(len(slices) for slices in of.values()))
             for of in served.values()
         )
-        images += (1 + len(method.scale.scales)) * (few + len(whole))
+        images += few + (1 + len(method.scale.scales)) * len(whole)
     return images
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import generate_binary_structure, label
+from scipy.special import expit
 from torch import Tensor
 
 from fsmis.errors import UserError
@@ -135,6 +136,13 @@ class Answer:
     def masks(self) -> np.ndarray:
         """Bool ``[R, H, W]``, empty where the object is not in the frame."""
         return (self.logits > 0) & self.present[:, None, None]
+
+    @property
+    def certainty(self) -> np.ndarray:
+        """Mean probability of each mask's pixels, float ``[R]``; 0 where it is empty."""
+        masks = self.masks
+        total = np.where(masks, expit(self.logits), 0).sum(axis=(1, 2))
+        return total / np.maximum(1, masks.sum(axis=(1, 2)))
 
     @property
     def gated(self) -> np.ndarray:

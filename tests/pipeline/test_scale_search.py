@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.pipeline import alignment
 from fsmis.pipeline.alignment import ScaleSearch, scaled
+from fsmis.pipeline.prompting import EncodedEpisode
 from fsmis.segmenters.base import Answer
+from fsmis.segmenters.features import Features
 from tests.methods.test_augment_match_prompt import build
 from tests.pipeline.test_zoom import SHAPE, SLICES, disc, episode_of
 
@@ -40,22 +43,28 @@ def test_a_thin_organ_survives_a_smaller_scale(episode):
 
 @pytest.mark.parametrize(
     "overlap, taken",
-    [({1.0: 0.5, 0.7: 0.6, 1.4: 0.8}, 1.4), ({1.0: 0.5, 0.7: 0.52, 1.4: 0.54}, 1.0)],
+    [({1.0: 0.5, 0.7: 0.6, 1.4: 0.8}, 1.4), ({1.0: 0.5, 0.7: 0.52, 1.4: 0.58}, 1.0)],
 )
-def test_the_best_predicted_overlap_wins_by_a_margin(episode, monkeypatch, overlap, taken):
+def test_the_surest_scale_wins_by_a_margin(episode, monkeypatch, overlap, taken):
     """The share of the support's image that the organ covers tells the scale that is tried."""
     area = episode.organs["kidney"].support_masks.mean()
 
-    def answer(_, few: Episode) -> dict[str, Answer]:
+    class Blind:
+        def encode(self, images: np.ndarray) -> Features:
+            return Features([torch.zeros(len(images), 1, 1, 1)])
+
+    def answer(_, few: Episode, encoded: EncodedEpisode) -> dict[str, Answer]:
+        assert len(encoded.supports.levels[0]) == 1 and len(encoded.queries.levels[0]) == 3
         task = few.organs["kidney"]
         assert set(task.query_slices) < set(SLICES) and len(task.query_slices) == 3
         scale = min(overlap, key=lambda s: abs(s * s * area - task.support_masks.mean()))
         rows = np.ones(3, np.float32)
-        return {"kidney": Answer(np.zeros((3, *SHAPE), np.float32), rows, overlap[scale] * rows)}
+        logits = np.full((3, *SHAPE), 9, np.float32)  # as sure of every mask
+        return {"kidney": Answer(logits, rows, overlap[scale] * rows)}
 
     monkeypatch.setattr(alignment, "single_support", answer)
     search = ScaleSearch([0.7, 1.4], slices=3, margin=0.05)
-    result = search.search(None, episode)
+    result = search.search(Blind(), episode)
     assert search.found == taken
     expected = scaled(episode, taken)
     np.testing.assert_array_equal(
@@ -65,13 +74,13 @@ def test_the_best_predicted_overlap_wins_by_a_margin(episode, monkeypatch, overl
 
 
 def test_what_the_search_encodes(episode):
-    """The few query slices for every scale, and every support slice at every scale."""
+    """The few query slices once, and every support slice at every scale."""
     counts = []
     for scales in ("[]", "[0.7,1.4]"):
         method = build("matcher=identity", f"method.scale.scales={scales}", "method.scale.slices=2")
         method.segment(episode)
         counts.append(method.segmenter.images_encoded)
-    assert counts[1] - counts[0] == 3 * (2 + 1)
+    assert counts[1] - counts[0] == 2 + 3 * 1
 
 
 @pytest.mark.parametrize("change", [{"scales": [0]}, {"slices": 0}, {"margin": -1}])

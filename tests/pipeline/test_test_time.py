@@ -218,7 +218,7 @@ def test_ablation_switches_what_it_names():
     assert switched.pop("none") == set()
     assert switched.pop("memories_and_volume_pass") == {"memories", "volume_pass"}
     default = switched.pop("default")
-    assert default == {"memories", "volume_pass", "largest_component", "zoom"}
+    assert default == {"memories", "volume_pass", "largest_component", "zoom", "scale"}
     assert switched.pop("default_without_zoom") == default - {"zoom"}
     assert switched.pop("default_and_flip") == default | {"flip"}
     assert switched.pop("default_and_second_zoom") == default
