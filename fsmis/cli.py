@@ -141,7 +141,8 @@ def explained(message: str) -> str:
 def _no_setting(key: str) -> str:
     if options := options_of(key):
         return f"{key} is added to a run, with a plus: +{key}=X, X one of {', '.join(options)}"
-    return f"there is no setting {key}{did_you_mean(key, _known_settings())}; --help lists them"
+    others = [name for name in _known_settings() if name != key]  # it may be another command's
+    return f"there is no setting {key}{did_you_mean(key, others)}; --help lists them"
 
 
 def _known_settings() -> list[str]:

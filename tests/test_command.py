@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fsmis.__main__ import COMMANDS
-from fsmis.cli import did_you_mean
+from fsmis.cli import did_you_mean, explained
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -91,3 +91,8 @@ def test_a_plan_knows_options_of_ones_own(tmp_path, phantom_root):
 
 def test_no_suggestion_for_what_is_near_to_nothing():
     assert did_you_mean("xyzzy", ["method", "matcher"]) == ""
+
+
+def test_a_setting_of_another_command_is_not_offered_for_itself():
+    message = explained("Could not override 'threads'.\nKey 'threads' is not in struct")
+    assert message == "there is no setting threads; --help lists them"

@@ -49,7 +49,7 @@ class ScaleSearch:
         self.found = 1.0
         if not self.scales or not episode.organs:
             return episode
-        few = _some_slices(episode, self.slices)
+        few = some_slices(episode, self.slices)
         encoded = EncodedEpisode.encode(segmenter, few)
         scores = {1.0: _score(few, segmenter, encoded)}
         for scale in self.scales:
@@ -95,7 +95,8 @@ def scaled(episode: Episode, scale: float) -> Episode:
     return replace(episode, support=support, organs=organs)
 
 
-def _some_slices(episode: Episode, count: int) -> Episode:
+def some_slices(episode: Episode, count: int) -> Episode:
+    """The episode asking for ``count`` slices of each organ, spread over its task."""
     rows = {}
     for organ, task in episode.organs.items():
         spread = np.linspace(0, len(task.query_slices) - 1, count + 2).round().astype(int)
