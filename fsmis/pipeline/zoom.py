@@ -49,7 +49,9 @@ class Zoom:
             most this many times that of each; 1: none do.
         size: rows and columns of a crop.
         percentiles: of each crop; become 0 and 1. None keeps the intensities of the volume.
-        weight: of the crop's answer in [0, 1], the rest is the answer before it.
+        magnified: from this magnification on, side of the slice over that of the crop, the crop's
+            answer replaces the one before; below, its share in the logits falls in proportion. 0:
+            it always replaces it.
 
     Raises:
         UserError: a setting out of its range.
@@ -62,21 +64,21 @@ class Zoom:
         share: float,
         size: int,
         percentiles: tuple[float, float] | None,
-        weight: float,
+        magnified: float,
     ) -> None:
         if not isinstance(passes, int) or passes < 0:
             raise UserError(f"method.zoom.passes={passes}: must be a whole number, 0 or more")
-        if not factor >= 1 or not share >= 1 or not 0 < weight <= 1 or size < 32:
+        if not factor >= 1 or not share >= 1 or not magnified >= 0 or size < 32:
             raise UserError(
-                f"method.zoom.factor={factor}, share={share}, weight={weight}, size={size}: "
-                "choose factor and share from 1, weight above 0 up to 1, size from 32"
+                f"method.zoom.factor={factor}, share={share}, magnified={magnified}, size={size}: "
+                "choose factor and share from 1, magnified from 0, size from 32"
             )
         self.passes = passes
         self.factor = factor
         self.share = share
         self.size = size
         self.percentiles = percentiles
-        self.weight = weight
+        self.magnified = magnified
 
     def refine(
         self, episode: Episode, answers: Answers, answer: Callable[[Episode], Answers]
@@ -169,11 +171,11 @@ class Zoom:
         task = zoomed.episode.organs[organ]
         rows = np.searchsorted(zoomed.slices, task.query_slices)
         logits, inside = zoomed.crops[rows].put_back(closer.logits)
-        weight = self.weight * inside
+        part = min(1.0, zoomed.crops.magnification / self.magnified) if self.magnified else 1.0
         return Answer(
-            before.logits + weight * (logits - before.logits),
-            before.object_score + self.weight * (closer.object_score - before.object_score),
-            before.iou + self.weight * (closer.iou - before.iou),
+            before.logits + part * inside * (logits - before.logits),
+            before.object_score + part * (closer.object_score - before.object_score),
+            before.iou + part * (closer.iou - before.iou),
         )
 
 
@@ -240,6 +242,11 @@ class Crops:
 
     def __getitem__(self, rows: np.ndarray) -> Crops:
         return replace(self, centres=self.centres[rows])
+
+    @property
+    def magnification(self) -> float:
+        """How many times the slice is as large as a window, along the axis where it is least."""
+        return float((self.shape / self.sides).min())
 
     def cut(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Crops float32 ``[N, *size]`` of ``[N, H, W]``, linear; beyond the slice its edge."""

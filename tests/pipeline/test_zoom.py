@@ -55,7 +55,7 @@ def zoom(**changes) -> Zoom:
         "share": 1.0,
         "size": 64,
         "percentiles": None,
-        "weight": 1.0,
+        "magnified": 0.0,
     }
     return Zoom(**usual | changes)
 
@@ -124,7 +124,8 @@ def test_a_perfect_second_look_replaces_the_first():
     truth = np.stack([disc(40, 50, 10)] * len(SLICES))
     assert (masks != truth).mean() < 2e-3
     assert zoom(passes=0).refine(episode, rough, second_look) is rough
-    half = zoom(weight=0.5).refine(episode, rough, second_look)["kidney"].logits
+    # the crop magnifies twice
+    half = zoom(magnified=4.0).refine(episode, rough, second_look)["kidney"].logits
     np.testing.assert_allclose(half[:, 40, 50], 8, atol=0.1)
     assert abs(half[0, 33, 45]) < 1  # one look says yes, the other no
 
@@ -173,7 +174,7 @@ def test_what_zoom_encodes(method):
     episode = episode_of({"wall": (40, 40, 15), "far": (20, 85, 6)})
     counts = []
     for passes in (0, 1, 2):
-        own = [] if method == "augment_match_prompt" else [f"method={method}"]
+        own = [f"method={method}", "method.scale.scales=[]"]
         built = build(*own, f"method.zoom.passes={passes}", "segmenter.image_size=64")
         built.zoom._groups = lambda *_: [["wall"], ["far"]]  # however little random weights find
         built.zoom.cut = lambda e, f: zoom().cut(e, found(episode_of_organs(episode, f)))
@@ -193,7 +194,7 @@ def episode_of_organs(episode: Episode, organs) -> Episode:
 
 
 @pytest.mark.parametrize(
-    "change", [{"passes": -1}, {"factor": 0.5}, {"share": 0.9}, {"weight": 0}, {"size": 8}]
+    "change", [{"passes": -1}, {"factor": 0.5}, {"share": 0.9}, {"magnified": -1}, {"size": 8}]
 )
 def test_bad_settings_are_refused(change):
     with pytest.raises(UserError, match=r"method\.zoom\."):
