@@ -16,7 +16,7 @@ import SimpleITK as sitk
 def carried(support: sitk.Image, label: sitk.Image, query: sitk.Image) -> sitk.Image:
     """The support's label map on the voxels of the query."""
     start = sitk.CenteredTransformInitializer(
-        query, support, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
+        query, support, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.GEOMETRY
     )
     affine = sitk.ImageRegistrationMethod()
     affine.SetMetricAsMattesMutualInformation(50)

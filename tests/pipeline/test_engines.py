@@ -42,7 +42,8 @@ def episode(phantom_root) -> Episode:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["transformers_sam2.1_tiny", "edgetam", "sam3_tracker"])
 def test_the_pipeline_runs_and_encodes_each_image_once(name, method, episode):
-    own = ["support_set.count=2"] if method == "augment_match_prompt" else []
+    alone = ["method.scale.scales=[]", "support_set.count=2"]
+    own = alone if method == "augment_match_prompt" else []
     config = composed(f"segmenter={name}", f"method={method}", *own)
     segmenter = OmegaConf.to_container(config.method.segmenter, resolve=True)
     small = segmenter | {"checkpoint": "random"} | ENGINES[name]

@@ -32,8 +32,8 @@ from fsmis.tools.phantom_anatomy import ABDOMEN, mr_patient
 LABELS = (1, 2, 3, 4)
 BUDGET = 2.2  # times the seconds of the default without extent and zoom
 WORK = "(with 40 slices: of fewer, the copies weigh more)"
-PUBLIC, OURS, PLAIN, DEFAULT = "public", "ours (sam2_volume)", "no extent, no zoom", "default"
-WITHOUT = ["method.extent.when=never", "method.zoom.passes=0"]
+PUBLIC, OURS, PLAIN, DEFAULT = "public", "ours (sam2_volume)", "first pass alone", "default"
+WITHOUT = ["method.scale.scales=[]", "method.extent.when=never", "method.zoom.passes=0"]
 Frames = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
