@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from fsmis.errors import UserError
@@ -198,8 +197,10 @@ def write_segmentation(path: Path, labels: np.ndarray, slices: Sequence[Path]) -
         UserError: nothing is labelled, the series lacks what a segmentation refers to, or the file
             cannot be written.
     """
-    from highdicom import UID, AlgorithmIdentificationSequence  # an extra
+    # highdicom is an extra, and pydicom's codes take long to load
+    from highdicom import UID, AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom.sr.codedict import codes
 
     values = np.unique(labels[labels > 0])
     if not len(values):
