@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from select import select
 
 import numpy as np
 
@@ -24,6 +25,14 @@ GATE = "gate"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS}
 
 
+def stand_at(gate: Path) -> None:
+    """Wait until nobody holds the gate; looking up at times, since Python does not act on a signal
+    that arrives just before a read until the read ends."""
+    with gate.open() as pipe:
+        while not select([pipe], [], [], 0.1)[0]:
+            pass
+
+
 class GatedMethod(CopyMask):
     """Stops before the scan ``at``, at the gate in ``folder``."""
 
@@ -32,7 +41,7 @@ class GatedMethod(CopyMask):
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         if episode.query.id == self._at:
-            (Path(self._folder) / GATE).read_text()
+            stand_at(Path(self._folder) / GATE)
         return super().segment(episode)
 
 
@@ -45,7 +54,7 @@ class GatedSchedule(Schedule):
 
     def rate(self, step: int) -> float:
         if step == self.at:
-            (Path(self.folder) / GATE).read_text()
+            stand_at(Path(self.folder) / GATE)
         return super().rate(step)
 
 
