@@ -10,10 +10,14 @@ import torch
 
 from data_prep.cli import load_source
 from data_prep.prepare import prepare
+from fsmis.settings import limit_threads
 from fsmis.tools.phantom import write_phantom, write_raw
 
 # runs of tests leave no record but where a test is about it
 os.environ["WANDB_MODE"] = "disabled"
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the other cores are for the other workers
+    limit_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -2,39 +2,68 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from fsmis.__main__ import COMMANDS
+from fsmis import __main__ as fsmis
 from fsmis.cli import did_you_mean, explained
+from fsmis.run import command as run
+from fsmis.tools import doctor, plan
 
 REPOSITORY = Path(__file__).parents[1]
 
 
-def ask(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *arguments]
+class Answer(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Answer]:
+    """A command line in this process."""
+
+    def asked(command: Callable[[], object], *arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        try:
+            command()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Answer(code, *capsys.readouterr())
+
+    return asked
+
+
+def ask_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fsmis", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
 
 
-def test_every_subcommand_is_listed_and_dispatched():
-    listed = ask("fsmis", "--help")
-    assert listed.returncode == 0 and all(f"  {name} " in listed.stdout for name in COMMANDS)
-    assert ask("fsmis").stdout == listed.stdout
-    status = ask("fsmis", "status", "--help")
+def test_every_subcommand_is_listed_and_dispatched(ask):
+    listed = ask(fsmis.main, "--help")
+    assert listed.returncode == 0
+    assert all(f"  {name} " in listed.stdout for name in fsmis.COMMANDS)
+    assert ask(fsmis.main) == listed
+    status = ask_process("status", "--help")
     assert status.returncode == 0 and "results_dir of the runs" in status.stdout
-    wrong = ask("fsmis", "stauts")
+    wrong = ask(fsmis.main, "stauts")
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: there is no subcommand stauts")
     assert "did you mean status?" in wrong.stderr and wrong.stderr.count("\n") == 1
 
 
-def test_preparing_is_a_subcommand(tmp_path):
-    assert "prepare DATASET" in ask("fsmis", "prepare").stdout
-    assert "--raw" in ask("fsmis", "prepare", "chaos", "--help").stdout
+def test_preparing_is_a_subcommand(ask):
+    assert "prepare DATASET" in ask(fsmis.main, "prepare").stdout
+    assert "--raw" in ask_process("prepare", "chaos", "--help").stdout
 
 
-def test_help_of_a_run_is_short_and_says_what_each_setting_does():
-    done = ask("fsmis.run", "--help")
+def test_help_of_a_run_is_short_and_says_what_each_setting_does(ask):
+    done = ask(run, "--help")
     assert done.returncode == 0 and len(done.stdout.splitlines()) < 70
     for line in (
         "seed: 0  # of everything random",
@@ -42,15 +71,15 @@ def test_help_of_a_run_is_short_and_says_what_each_setting_does():
         "--config-dir DIR",
     ):
         assert line in done.stdout
-    group = ask("fsmis.run", "--help", "support_set").stdout
+    group = ask(run, "--help", "support_set").stdout
     assert "rotation_deg: 15  # largest rotation either way, degrees" in group
     assert "support_set=paper" in group
-    wrong = ask("fsmis.run", "--help", "suport_set")
+    wrong = ask(run, "--help", "suport_set")
     assert wrong.returncode == 2 and "did you mean support_set?" in wrong.stderr
 
 
-def test_the_doctor_explains_himself_before_he_looks():
-    done = ask("fsmis.tools.doctor", "--help")
+def test_the_doctor_explains_himself_before_he_looks(ask):
+    done = ask(doctor.main, "--help")
     assert done.returncode == 0 and "usage" in done.stdout and "torch" not in done.stdout
 
 
@@ -65,26 +94,28 @@ def test_the_doctor_explains_himself_before_he_looks():
         ("organs=[livr]", "liver"),
     ],
 )
-def test_mistyped_words_are_met_with_the_right_one(argument, meant, phantom_root):
-    done = ask("fsmis.run", "dataset=phantom", f"dataset.root={phantom_root}", argument)
+def test_mistyped_words_are_met_with_the_right_one(argument, meant, phantom_root, ask):
+    done = ask(
+        run, "hydra/job_logging=none", "dataset=phantom", f"dataset.root={phantom_root}", argument
+    )
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("error: ") and f"did you mean {meant}?" in lines[-1]
     assert not any("Traceback" in line for line in lines)
 
 
-def test_a_group_that_is_added_says_how(phantom_root):
-    done = ask("fsmis.run", "dataset=phantom", f"dataset.root={phantom_root}", "test_time=none")
+def test_a_group_that_is_added_says_how(phantom_root, ask):
+    done = ask(run, "dataset=phantom", f"dataset.root={phantom_root}", "test_time=none")
     assert done.returncode == 2
     assert "+test_time=X, X one of default, " in done.stderr and "none" in done.stderr
 
 
-def test_a_plan_knows_options_of_ones_own(tmp_path, phantom_root):
+def test_a_plan_knows_options_of_ones_own(tmp_path, phantom_root, ask):
     folder = tmp_path / "method"
     folder.mkdir()
     (folder / "mine.yaml").write_text("_target_: fsmis.methods.registration.CopyMask\n")
     data = ["dataset=phantom", f"dataset.root={phantom_root}", f"results_dir={tmp_path}/runs"]
-    done = ask("fsmis.tools.plan", *data, "method=mine", "--config-dir", str(tmp_path))
+    done = ask(plan.main, *data, "method=mine", "--config-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "scans" in done.stdout
 

@@ -77,7 +77,8 @@ def marked_tests(setting: Setting) -> Row:
     """The tests that carry the mark ``gpu``."""
     if not TESTS.is_dir():
         return Row("", "no tests beside the package", outcome=SKIPPED)
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", str(TESTS)]
+    alone = ["--numprocesses", "0"]  # one device, whose memory is measured
+    command = [sys.executable, "-m", "pytest", "-q", *alone, "-m", "gpu", str(TESTS)]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
     summary = (done.stdout.strip().splitlines() or [done.stderr.strip()])[-1].strip("= ")
     return verdict(summary, "none fails", done.returncode == 0 and "passed" in summary)
