@@ -3,13 +3,18 @@
 import json
 import os
 import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from data_prep.cli import load_source
 from data_prep.prepare import prepare
+from fsmis.run import command
 from fsmis.settings import limit_threads
 from fsmis.tools.phantom import write_phantom, write_raw
 
@@ -26,6 +31,37 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked ``gpu`` needs one."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no CUDA here")
+
+
+class Answer(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Answer]:
+    """A command line in this process: its function, and the words."""
+
+    def asked(command: Callable[[], object], *words: object) -> Answer:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
+        code = 0
+        try:
+            command()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Answer(code, *capsys.readouterr())
+
+    return asked
+
+
+@pytest.fixture
+def ask_run(ask: Callable[..., Answer]) -> Callable[..., Answer]:
+    """``python -m fsmis run`` in this process, without logging, which would outlive it."""
+    return partial(ask, command, "hydra/job_logging=none")
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -14,30 +12,6 @@ from fsmis.run import command as run
 from fsmis.tools import doctor, plan
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-class Answer(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Answer]:
-    """A command line in this process."""
-
-    def asked(command: Callable[[], object], *arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["command", *arguments])
-        try:
-            command()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Answer(code, *capsys.readouterr())
-
-    return asked
 
 
 def ask_process(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -94,18 +68,16 @@ def test_the_doctor_explains_himself_before_he_looks(ask):
         ("organs=[livr]", "liver"),
     ],
 )
-def test_mistyped_words_are_met_with_the_right_one(argument, meant, phantom_root, ask):
-    done = ask(
-        run, "hydra/job_logging=none", "dataset=phantom", f"dataset.root={phantom_root}", argument
-    )
+def test_mistyped_words_are_met_with_the_right_one(argument, meant, phantom_root, ask_run):
+    done = ask_run("dataset=phantom", f"dataset.root={phantom_root}", argument)
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("error: ") and f"did you mean {meant}?" in lines[-1]
     assert not any("Traceback" in line for line in lines)
 
 
-def test_a_group_that_is_added_says_how(phantom_root, ask):
-    done = ask(run, "dataset=phantom", f"dataset.root={phantom_root}", "test_time=none")
+def test_a_group_that_is_added_says_how(phantom_root, ask_run):
+    done = ask_run("dataset=phantom", f"dataset.root={phantom_root}", "test_time=none")
     assert done.returncode == 2
     assert "+test_time=X, X one of default, " in done.stderr and "none" in done.stderr
 

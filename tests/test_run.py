@@ -21,7 +21,6 @@ from omegaconf import open_dict
 from fsmis.cli import CONF_DIR
 from fsmis.data.nifti import read_volume, write_volume
 from fsmis.methods.registration import CopyMask
-from fsmis.run import command as command_of_run
 from fsmis.run import execute
 from fsmis.runs.records import COLUMNS
 from tests.gated import stopped_at_gate
@@ -197,14 +196,6 @@ def test_changed_data_is_computed_anew_and_the_reason_said(
     assert len(list((tmp_path / "runs").rglob("scores.csv"))) == 2
 
 
-def command_here(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """The command line in this process, without logging, which would outlive it."""
-    monkeypatch.setattr(sys, "argv", ["fsmis.run", "hydra/job_logging=none", *overrides])
-    with pytest.raises(SystemExit) as stop:
-        command_of_run()
-    return int(stop.value.code)
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -238,14 +229,14 @@ def command_here(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     ],
 )
 def test_bad_settings_are_one_line_and_leave_nothing(
-    small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, overrides, message
+    small_root: Path, tmp_path: Path, ask_run, overrides, message
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     random = ["segmenter.checkpoint=random", "segmenter.image_size=64"]
     more = [override.replace("{tmp}", str(tmp_path)) for override in overrides]
     results = tmp_path / "runs"
-    assert command_here([*copy_mask(small_root, results, *random), *more], monkeypatch) == 2
-    errors = capsys.readouterr().err
+    code, _, errors = ask_run(*copy_mask(small_root, results, *random), *more)
+    assert code == 2
     assert errors.startswith("error: ") and errors.count("\n") == 1
     assert message.format(tmp=tmp_path) in errors
     assert not [path for path in results.rglob("*") if path.is_file() and ".sweep" not in str(path)]
@@ -328,9 +319,8 @@ def test_single_odd_and_constant_slices(data: Path, tmp_path: Path, method: str)
     assert scores["dice"].between(0, 1).all()
 
 
-def test_sweep_goes_on_after_a_bad_job(small_root: Path, tmp_path: Path) -> None:
-    overrides = copy_mask(small_root, tmp_path, "protocol.fold=7,0,1")
-    done = run("-m", *overrides)
+def test_sweep_goes_on_after_a_bad_job(small_root: Path, tmp_path: Path, ask_run) -> None:
+    done = ask_run(*copy_mask(small_root, tmp_path, "protocol.fold=7,0,1"), "-m")
     assert done.returncode == 1
     assert "error: protocol.fold=7" in done.stderr and "Traceback" not in done.stderr
     summary = done.stderr.split("1 of 3 jobs failed:")[1]

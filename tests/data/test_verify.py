@@ -1,8 +1,6 @@
 """The check before the first run: once for the same files, one line on what is wrong."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -146,13 +144,11 @@ def test_the_published_chaos_scans_pass_in_their_read_only_folder(chaos_root, ca
     assert len(list(cache.iterdir())) == 1
 
 
-def test_a_run_verifies_its_data_first(hearts, tmp_path):
+def test_a_run_verifies_its_data_first(hearts, tmp_path, ask_run):
     relabel(hearts / "label_2.nii.gz", lambda label: np.flip(label, 1))
     options = ["dataset=cmr", f"dataset.root={hearts}", "dataset.fold_starts=2"]
     options += ["method=copy_mask", f"results_dir={tmp_path / 'runs'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "fsmis.run", *options], capture_output=True, text=True
-    )
+    done = ask_run(*options)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {hearts / 'label_2.nii.gz'}: the label fits its image")
     assert not (tmp_path / "runs").exists()

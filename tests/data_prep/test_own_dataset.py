@@ -1,10 +1,8 @@
 """A dataset of one's own: from files as they lie to a run, with a YAML of four lines."""
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -281,28 +279,19 @@ def test_bad_settings_are_named(setting, value):
         type(source)(**{**source.settings, **common, setting: value})
 
 
-def test_from_a_folder_to_scores(tmp_path):
+def test_from_a_folder_to_scores(tmp_path, monkeypatch, ask, ask_run):
     """Prepared, verified and run by the commands that are printed, as a user would."""
     raw, out = tmp_path / "raw", tmp_path / "scans"
     for scan in ("pat1", "pat2"):
         write_pair(raw / f"image_{scan}.nii.gz", raw / f"label_{scan}.nii.gz", "RPI")
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-
-    def command(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", *words],
-            cwd=CONF_DIR.parent,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    command("data_prep.folder", "--raw", str(raw), "--out", str(out), "--workers", "1")
-    assert "defaults: [own]" in command("data_prep.verify", str(out))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    prepared = ask(partial(prepare_main, "folder"), "--raw", raw, "--out", out, "--workers", "1")
+    assert prepared.returncode == 0, prepared.stderr
+    verified = ask(verify_main, out)
+    assert verified.returncode == 0 and "defaults: [own]" in verified.stdout, verified.stderr
     organs = "+dataset.organs={bright: 1, dim: 2}"
     run = ["method=copy_mask", "dataset=own", "dataset.name=mine", f"dataset.root={out}", organs]
-    command("fsmis.run", *run, f"results_dir={tmp_path / 'runs'}", "protocol.n_parts=1")
+    done = ask_run(*run, f"results_dir={tmp_path / 'runs'}", "protocol.n_parts=1")
+    assert done.returncode == 0, done.stderr
     scores = next((tmp_path / "runs").rglob("scores.csv")).read_text()
     assert "pat1" in scores and "dim" in scores

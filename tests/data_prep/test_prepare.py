@@ -24,6 +24,7 @@ from fsmis.data.dataset import FILE_NAME
 from fsmis.data.nifti import read_volume, write_volume
 from fsmis.errors import UserError
 from fsmis.tools.phantom import write_raw
+from tests.test_run import run_here
 
 DATASETS = {"chaos": "chaos_mri", "synapse": "synapse_ct", "cmr": "cmr"}
 SIZE = 64
@@ -168,7 +169,7 @@ def test_prepared_scans_verify_and_run(name, prepared_roots, tmp_path):
     assert all(len(finding.organ_ml) >= 3 for finding in findings.values())
     options = [f"dataset={DATASETS[name]}", f"dataset.root={prepared_roots[name]}"]
     options += ["dataset.fold_starts=2", "method=copy_mask", f"results_dir={tmp_path}"]
-    subprocess.run([sys.executable, "-m", "fsmis.run", *options], check=True, capture_output=True)
+    assert run_here(options) == 0
     (scores,) = tmp_path.rglob("scores.csv")
     dice = pd.read_csv(scores)["dice"]
     assert len(dice) >= 6 and dice.mean() > 0.2
@@ -450,14 +451,15 @@ def test_a_folder_of_other_scans_is_not_mixed_with(raw_roots, prepared_roots, tm
         quietly("cmr", raw_roots["cmr"], prepared_roots["chaos"])
 
 
-def test_the_command_tells_each_failure_in_a_line(raw_cmr, tmp_path):
+def test_the_command_tells_each_failure_in_a_line(raw_cmr, tmp_path, ask):
     truncate(raw_cmr / "patient2_C0.nii.gz")
     command = [sys.executable, "-m", "data_prep.cmr", "--workers", "1", "--out", tmp_path / "out"]
     done = subprocess.run([*command, "--raw", raw_cmr], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "scan 2 failed" in done.stderr
     assert "1 scans prepared" in done.stdout and "not in the raw data: scans 3, 4" in done.stdout
-    done = subprocess.run([*command, "--raw", tmp_path / "no"], capture_output=True, text=True)
+    words = ["--workers", "1", "--out", tmp_path / "out", "--raw", tmp_path / "no"]
+    done = ask(lambda: main("cmr"), *words)
     assert done.returncode == 2
     assert done.stderr == f"error: --raw={tmp_path / 'no'}: no such folder or zip; check the path\n"
 

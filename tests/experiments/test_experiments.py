@@ -104,20 +104,19 @@ def test_every_ablation_has_its_experiment(capsys: pytest.CaptureFixture[str]) -
     assert "machter" in refused and all(name in refused for name in ablations.ABLATIONS)
 
 
-def test_the_printed_command_makes_the_missing_runs(where: list[str], tmp_path: Path) -> None:
+def test_the_printed_command_makes_the_missing_runs(where: list[str], tmp_path: Path, ask) -> None:
     results = tmp_path / "runs"
     results.mkdir()
     settings = [*where[1:], *SMALL, "matcher=random,identity"]
-    command = [sys.executable, "-m", "experiments.ablations", "matcher", str(results)]
-    command += ["--dataset", "phantom", "--out", str(tmp_path / "out"), *settings]
-    options = {"capture_output": True, "text": True, "cwd": REPOSITORY}
-    refused = subprocess.run(command, **options)
+    words = ["matcher", results, "--dataset", "phantom", "--out", tmp_path / "out", *settings]
+    refused = ask(ablations.main, *words)
     assert refused.returncode == 2 and refused.stderr.startswith(f"error: {results}: none of the 2")
     making = shlex.split(refused.stderr.split("make them with: ")[1])
     assert making[:5] == ["python", "-m", "fsmis.run", "-m", "experiment=ablation_matcher"]
+    options = {"capture_output": True, "text": True, "cwd": REPOSITORY}
     made = subprocess.run([sys.executable, *making[1:]], **options)
     assert made.returncode == 0, made.stderr
-    done = subprocess.run(command, **options)
+    done = ask(ablations.main, *words)
     assert done.returncode == 0, done.stderr
     assert "Missing" not in done.stdout and "Not run" not in done.stdout
     frame = table(tmp_path / "out/ablation_matcher_phantom")

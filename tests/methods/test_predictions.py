@@ -16,7 +16,7 @@ from fsmis.data.dataset import Dataset
 from fsmis.data.nifti import read_volume, write_mask
 from fsmis.errors import ScanError, UserError
 from fsmis.methods.predictions import Predictions
-from tests.test_run import copy_mask, run, run_here, small_root
+from tests.test_run import copy_mask, run_here, small_root
 
 __all__ = ["small_root"]  # a fixture
 
@@ -183,9 +183,11 @@ def test_predictions_of_a_run_score_as_the_run(small_root: Path, tmp_path: Path)
     pd.testing.assert_frame_equal(scores(tmp_path / "again")[kept], scores(tmp_path / "own")[kept])
 
 
-def test_what_is_missing_is_said_in_a_line(maps: Path, small_root: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_said_in_a_line(
+    maps: Path, small_root: Path, tmp_path: Path, ask_run
+) -> None:
     (maps / "case_003.nii.gz").unlink()
-    done = run(*predictions(maps, small_root, tmp_path / "runs"))
+    done = ask_run(*predictions(maps, small_root, tmp_path / "runs"))
     assert done.returncode == 1 and "no label map of scan 3" in done.stdout + done.stderr
     assert len(scores(tmp_path / "runs")) == 12
     for folder, reason in (

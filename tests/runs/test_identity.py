@@ -1,6 +1,8 @@
 """Nothing old or damaged counts: code that was edited, results that cannot be, organs left out."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +16,8 @@ from fsmis.runs.variant import configured
 from fsmis.settings import require_replacing, with_selected_organs
 from fsmis.tools.report import main as report
 from fsmis.tools.status import show
-from tests.test_run import ENVIRONMENT, copy_mask, data, run, run_here, small_root, states
+from tests.test_run import copy_mask, data, run_here, small_root, states
+from tests.test_source import forget
 
 __all__ = ["data", "small_root"]  # fixtures
 
@@ -31,22 +34,36 @@ class Own(CopyMask):
 PARTS = "def change(mask):\n    return mask\n"
 
 
-def test_edited_code_of_ones_own_is_computed_anew(small_root: Path, tmp_path: Path) -> None:
+def test_edited_code_of_ones_own_is_computed_anew(
+    small_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
     folder, results = tmp_path / "code", tmp_path / "runs"
     folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+
+    def said(method: str) -> str:
+        """What a run prints, which reads the code as a new process does."""
+        for name in ("own", "own_parts", "elsewhere", "elsewhere.own", "elsewhere.own_parts"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        forget()
+        capsys.readouterr()
+        assert run_here(copy_mask(small_root, results, f"method._target_={method}")) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # edits may be of one size and second
     (folder / "own.py").write_text(METHOD)
     (folder / "own_parts.py").write_text(PARTS)
-    environment = ENVIRONMENT | {"PYTHONPATH": f"{folder}:{CONF_DIR.parent}"}
-    command = copy_mask(small_root, results, "method._target_=own.Own")
-    assert run(*command, env=environment).returncode == 0
+    said("own.Own")
     (folder / "own.py").write_text(METHOD.replace("class", "# a comment\n\nclass"))
-    assert "4/4 scans were done before" in run(*command, env=environment).stdout
+    assert "4/4 scans were done before" in said("own.Own")
     (folder / "own_parts.py").write_text(PARTS.replace("mask\n", "mask & False\n"))
-    done = run(*command, env=environment)
+    edited = said("own.Own")
     before, after = sorted(results.rglob("plan.json"), key=lambda path: path.stat().st_mtime)
-    assert (
-        f"the code of Own has changed since variant {before.parent.name}: computing" in done.stdout
-    )
+    assert f"the code of Own has changed since variant {before.parent.name}: computing" in edited
     assert pd.read_csv(before.parent / "scores.csv")["dice"].mean() > 0.1
     assert pd.read_csv(after.parent / "scores.csv")["dice"].max() == 0
     # moved, it is the same
@@ -54,10 +71,7 @@ def test_edited_code_of_ones_own_is_computed_anew(small_root: Path, tmp_path: Pa
     for name in ("own.py", "own_parts.py"):
         (folder / name).rename(folder / "elsewhere" / name)
     (folder / "elsewhere/own.py").write_text(METHOD.replace("from own_parts", "from .own_parts"))
-    done = run(
-        *copy_mask(small_root, results, "method._target_=elsewhere.own.Own"), env=environment
-    )
-    assert "4/4 scans were done before" in done.stdout, done.stderr
+    assert "4/4 scans were done before" in said("elsewhere.own.Own")
 
 
 def change(path: Path, **values: object) -> None:

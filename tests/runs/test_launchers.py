@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from fsmis.errors import UserError
 from fsmis.runs.records import COLUMNS
 from fsmis.runs.sweep import require_installed
 from fsmis.settings import limit_threads
+from tests.gated import ENVIRONMENT, GATE
+from tests.test_run import copy_mask, small_root
 
-SWEEP = ["dataset=phantom", "method=copy_mask", "protocol.fold=0,1"]
+__all__ = ["small_root"]  # a fixture
+
 LAUNCHERS = sorted((CONF_DIR / "hydra/launcher").glob("*.yaml"))
 # what a small machine without a GPU, and a job killed once, want other than as shipped
 SMALL = {
@@ -32,12 +36,10 @@ SMALL = {
     "submitit_slurm": "gpus_per_node=0 cpus_per_task=1 mem_gb=2",
     "ray": "ray.remote.num_cpus=1 ray.remote.max_retries=0",
 }
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def command(data: Path, results: Path, *more: str) -> list[str]:
-    where = [f"dataset.root={data}", f"results_dir={results}"]
-    return [sys.executable, "-m", "fsmis.run", "-m", *SWEEP, *where, *more]
+def command(overrides: list[str], *more: str) -> list[str]:
+    return [sys.executable, "-m", "fsmis.run", "-m", *overrides, "protocol.fold=0,1", *more]
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -45,9 +47,9 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes)
 
 
-def records(results: Path) -> list[dict[str, Any]]:
+def records(results: Path, name: str = "*.json") -> list[dict[str, Any]]:
     found = []
-    for path in results.glob("phantom/*/*/cells/*.json"):
+    for path in results.glob(f"phantom/*/*/cells/{name}"):
         try:
             found.append(json.loads(path.read_text()))
         except FileNotFoundError:  # being replaced
@@ -66,10 +68,27 @@ def rows(results: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(phantom_root: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gate that stands open, before scan 2."""
+    gate = tmp_path_factory.mktemp("gated") / GATE
+    gate.touch()
+    return gate
+
+
+@pytest.fixture(scope="module")
+def sweep(small_root: Path, gate: Path) -> Callable[[Path], list[str]]:
+    """What the sweep runs, for a folder of results."""
+    gated = ["method._target_=gated.GatedMethod", f"+method.folder={gate.parent}", "+method.at='2'"]
+    return lambda results: copy_mask(small_root, results, *gated)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    sweep: Callable[[Path], list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> pd.DataFrame:
     """The rows of the sweep, its jobs one after another."""
     results = tmp_path_factory.mktemp("undisturbed")
-    process = start(command(phantom_root, results))
+    process = start(command(sweep(results)))
     assert process.communicate()[1] == "" and process.returncode == 0
     return rows(results)
 
@@ -87,27 +106,36 @@ def require_launcher(name: str) -> None:
 
 @pytest.mark.parametrize("launcher", SMALL)
 def test_sweep_with_a_killed_job_ends_with_the_rows_of_an_undisturbed_one(
-    phantom_root: Path, tmp_path: Path, undisturbed: pd.DataFrame, launcher: str
+    sweep: Callable[[Path], list[str]],
+    gate: Path,
+    tmp_path: Path,
+    undisturbed: pd.DataFrame,
+    launcher: str,
 ) -> None:
     require_launcher(launcher)
     small = [f"hydra.launcher.{override}" for override in SMALL[launcher].split()]
-    sweep = command(phantom_root, tmp_path, f"hydra/launcher={launcher}", *small)
-    process = start(sweep)
-    victim = None
-    while victim is None and process.poll() is None:
-        running = [record for record in records(tmp_path) if record["state"] == "running"]
-        if running and count(tmp_path, "done"):
-            victim = running[0]["pid"]
-        time.sleep(0.01)
-    assert victim is not None, process.communicate()[1]
-    os.kill(victim, signal.SIGKILL)
-    errors = process.communicate()[1]
+    jobs = command(sweep(tmp_path), f"hydra/launcher={launcher}", *small)
+    gate.unlink()
+    os.mkfifo(gate)
+    try:
+        process = start(jobs)
+        victim = None
+        while victim is None and process.poll() is None:
+            for record in records(tmp_path, "fold0_scan2.json"):
+                victim = record["pid"] if record["state"] == "running" else None
+            time.sleep(0.01)
+        assert victim is not None, process.communicate()[1]
+        os.kill(victim, signal.SIGKILL)
+        errors = process.communicate()[1]
+    finally:
+        gate.unlink()
+        gate.touch()
     assert process.returncode == 1
     assert "error: the launcher gave up" in errors and "the same command resumes" in errors
     assert "was killed or still runs" in errors and "Traceback" not in errors
-    assert count(tmp_path, "done") < 4
+    assert 1 <= count(tmp_path, "done") < 4
 
-    process = start(sweep)
+    process = start(jobs)
     errors = process.communicate()[1]
     assert process.returncode == 0 and (errors == "" or launcher == "ray")  # which logs its start
     assert len(undisturbed) == 16 and list(undisturbed.columns) == [
@@ -118,18 +146,17 @@ def test_sweep_with_a_killed_job_ends_with_the_rows_of_an_undisturbed_one(
 
 
 def test_sweep_launched_twice_at_once_leaves_the_rows_of_one(
-    phantom_root: Path, tmp_path: Path, undisturbed: pd.DataFrame
+    sweep: Callable[[Path], list[str]], tmp_path: Path, undisturbed: pd.DataFrame
 ) -> None:
-    twice = [start(command(phantom_root, tmp_path)) for _ in range(2)]
+    twice = [start(command(sweep(tmp_path))) for _ in range(2)]
     for process in twice:
         assert process.communicate()[1] == "" and process.returncode == 0
     pd.testing.assert_frame_equal(rows(tmp_path), undisturbed)
 
 
-def test_sweep_of_no_jobs_is_refused(phantom_root: Path, tmp_path: Path) -> None:
-    process = start(command(phantom_root, tmp_path, "seed=range(0)"))
-    assert process.communicate()[1].startswith("error: a sweep of no jobs")
-    assert process.returncode == 2
+def test_sweep_of_no_jobs_is_refused(small_root: Path, tmp_path: Path, ask_run) -> None:
+    done = ask_run(*copy_mask(small_root, tmp_path), "seed=range(0)", "-m")
+    assert done.stderr.startswith("error: a sweep of no jobs") and done.returncode == 2
 
 
 @pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher:UserWarning")

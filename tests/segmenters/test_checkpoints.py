@@ -2,8 +2,6 @@
 
 import csv
 import gzip
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -226,11 +224,10 @@ def test_files_of_torch_that_hold_no_weights(held, told, tmp_path):
         build_lpips("alex", str(tmp_path / "weights.pt"), 0)
 
 
-def test_the_command_line_says_it_in_one_line(tmp_path):
+def test_the_command_line_says_it_in_one_line(tmp_path, phantom_root, ask_run):
     path = tmp_path / "passwd"
     path.write_bytes(OTHER_FILES["a text file"])
-    command = [sys.executable, "-m", "fsmis.run", f"segmenter.checkpoint={path}"]
-    command += ["dataset=phantom", f"results_dir={tmp_path}", "device=cpu"]
-    done = subprocess.run(command, cwd=CONF_DIR.parent, capture_output=True, text=True)
+    data = ["dataset=phantom", f"dataset.root={phantom_root}", f"results_dir={tmp_path}"]
+    done = ask_run(f"segmenter.checkpoint={path}", *data, "device=cpu")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

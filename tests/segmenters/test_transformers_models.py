@@ -1,6 +1,5 @@
 """Engines over transformers: against the ``sam2`` package, and against their own sessions."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -250,17 +249,13 @@ def test_refusals_are_one_line(tmp_path, monkeypatch):
         import_transformers()
 
 
-def test_a_missing_package_is_one_line_with_the_command(tmp_path, phantom_root):
-    (tmp_path / "transformers.py").write_text("raise ModuleNotFoundError(name='transformers')\n")
-    command = [sys.executable, "-m", "fsmis.run", "segmenter=edgetam", "dataset=phantom"]
-    command += [f"dataset.root={phantom_root}", "protocol.fold=0", "wandb.mode=disabled"]
-    done = subprocess.run(
-        [*command, f"results_dir={tmp_path}", "segmenter.checkpoint=random"],
-        cwd=CONF_DIR.parent,
-        env={"PYTHONPATH": f"{tmp_path}:{CONF_DIR.parent}", "PATH": ""},
-        capture_output=True,
-        text=True,
-    )
+def test_a_missing_package_is_one_line_with_the_command(
+    tmp_path, phantom_root, monkeypatch, ask_run
+):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    data = ["dataset=phantom", f"dataset.root={phantom_root}", "protocol.fold=0"]
+    chosen = ["segmenter=edgetam", "segmenter.checkpoint=random"]
+    done = ask_run(*chosen, *data, f"results_dir={tmp_path}", "wandb.mode=disabled")
     assert done.returncode == 2
     assert done.stderr == (
         "error: the package transformers is not installed: pip install -c constraints.txt -e "

@@ -111,12 +111,12 @@ def test_images_travel_on_demand_alone(runs: Path, packed: Path, tmp_path: Path)
     assert not kept.exists()
 
 
-def test_command_says_what_is_in_it(runs: Path, tmp_path: Path) -> None:
+def test_command_says_what_is_in_it(runs: Path, tmp_path: Path, ask) -> None:
     words = [sys.executable, "-m", "fsmis", "bundle"]
     done = subprocess.run([*words, tmp_path / "a.zip", runs], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "chaos_mri/copy_mask/c1: partial: 19/20 scans" in " ".join(done.stdout.split())
-    done = subprocess.run([*words, tmp_path / "a.tar", runs], capture_output=True, text=True)
+    done = ask(bundle, tmp_path / "a.tar", runs)
     assert done.returncode == 2 and "must end in .zip" in done.stderr
 
 
