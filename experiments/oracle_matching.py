@@ -29,9 +29,8 @@ from rich.progress import track
 from scipy.stats import spearmanr
 
 from fsmis.cli import CONF_DIR, command_line, console
-from fsmis.data.protocol import Episode, truth
+from fsmis.data.protocol import Episode, served_slices, truth
 from fsmis.files import write_atomic
-from fsmis.methods.augment_match_prompt import served_slices
 from fsmis.pipeline.matching import Matcher, nearest
 from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.pipeline.support_set import SupportSetConstruction

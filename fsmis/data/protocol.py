@@ -98,6 +98,15 @@ class Episode:
         return np.unique(np.concatenate([task.support_slices for task in self.organs.values()]))
 
 
+def served_slices(episode: Episode) -> dict[int, list[int]]:
+    """Support slice -> the query slices it serves, for any organ; both ascending."""
+    served: dict[int, set[int]] = {}
+    for task in episode.organs.values():
+        for query, z in zip(task.query_slices, task.support_slices[task.part], strict=True):
+            served.setdefault(int(z), set()).add(int(query))
+    return {z: sorted(served[z]) for z in sorted(served)}
+
+
 class Protocol:
     """Folds and episodes of one variant; UserError for any other value.
 

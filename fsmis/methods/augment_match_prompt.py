@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from fsmis.data.protocol import Episode
+from fsmis.data.protocol import Episode, served_slices
 from fsmis.errors import UserError
 from fsmis.methods.base import PromptedMethod
 from fsmis.pipeline.alignment import ScaleSearch
@@ -154,15 +154,6 @@ class AugmentMatchPrompt(PromptedMethod):
         }
         key = f"{episode.dataset}/{episode.support.id}/{z}"
         return self.support_set.construct(episode.support.image[z], masks, n_query, key)
-
-
-def served_slices(episode: Episode) -> dict[int, list[int]]:
-    """Support slice -> the query slices it serves, for any organ; both ascending."""
-    served: dict[int, set[int]] = {}
-    for task in episode.organs.values():
-        for query, z in zip(task.query_slices, task.support_slices[task.part], strict=True):
-            served.setdefault(int(z), set()).add(int(query))
-    return {z: sorted(served[z]) for z in sorted(served)}
 
 
 def _prompts(episode: Episode, slices: np.ndarray, copies: MatchedCopies) -> Prompts:

@@ -11,12 +11,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from skimage.filters import threshold_otsu
-from torchvision.ops import roi_align
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
+from fsmis.pipeline.crops import Crops
 from fsmis.pipeline.prompting import EncodedEpisode, single_support
-from fsmis.pipeline.zoom import Crops
 from fsmis.segmenters.base import Segmenter
 from fsmis.segmenters.features import Features, batches
 
@@ -133,6 +132,8 @@ def body_box(volume: np.ndarray) -> tuple[float, float, float, float]:
 def descriptors(features: Features, box: tuple[float, float, float, float]) -> np.ndarray:
     """What tells slices apart: features of the coarsest level averaged over a grid in the body's
     box (see ``body_box``), ``[B, D]``."""
+    from torchvision.ops import roi_align  # slow to load, and not always used
+
     maps = features.levels[-1].float()
     height, width = maps.shape[-2:]
     corners = maps.new_tensor(box) * maps.new_tensor([width, height, width, height])

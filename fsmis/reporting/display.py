@@ -1,11 +1,12 @@
-"""What a run shows on the terminal: progress with the current mean or the time left, tables."""
+"""What a run shows on the terminal: tables, progress, and how many images there are to encode."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pandas as pd
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import JustifyMethod
@@ -20,11 +21,10 @@ from rich.progress import (
 from rich.table import Table
 
 from fsmis.cli import console, errors
-from fsmis.data.protocol import Episode
-from fsmis.methods.augment_match_prompt import served_slices
+from fsmis.data.protocol import Episode, served_slices
 from fsmis.methods.base import Method, PromptedMethod
+from fsmis.pipeline.matching import Matcher
 from fsmis.reporting.tables import POOLED, shown, summarise
-from fsmis.runs.cost import encoder_images
 from fsmis.runs.records import Cell, RunFolder
 from fsmis.segmenters.network import NetworkSegmenter
 
@@ -141,3 +141,50 @@ def segmenting(
         done.set()
         watcher.join()
         bar.remove_task(task)
+
+
+Served = Mapping[int, list[int]]  # the query slices that each support slice serves
+
+
+def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int = 0) -> int:
+    """Most images of one episode: distinct query slices, and support slices or their copies.
+
+    Zoom adds the same again for each organ and pass. Without zoom, the count is exact for a matcher
+    that reads the encoder's features, and so all copies. Other matchers skip copies that no query
+    slice matches, and zoom skips organs that were not found or share their crops, which only a run
+    can tell. What a feature cache already holds is not subtracted.
+
+    ``served`` is by organ (``served_slices`` of its task); ``beyond`` counts the slices of the
+    whole support, where an episode covers every slice of the query. 0 without a segmenter.
+    """
+    if "segmenter" not in method:
+        return 0
+    together: dict[int, set[int]] = {}
+    for of_organ in served.values():
+        for z, slices in of_organ.items():
+            together.setdefault(z, set()).update(slices)
+    whole = {z: sorted(slices) for z, slices in together.items()}
+    images = _images(method, whole)
+    if "extent" in method and method.extent.when == "whole_volume" and method.extent.place:
+        images += beyond
+    if "zoom" in method:
+        images += method.zoom.passes * sum(_images(method, of) for of in served.values())
+    if "scale" in method and method.scale.scales:
+        few = sum(
+            min(method.scale.slices, sum(len(slices) for slices in of.values()))
+            for of in served.values()
+        )
+        images += few + (1 + len(method.scale.scales)) * len(whole)
+    return images
+
+
+def _images(method: DictConfig, served: Served) -> int:
+    queries = len({query for slices in served.values() for query in slices})
+    if "support_set" not in method:
+        return queries + len(served)
+    support_set = instantiate(method.support_set)
+    sizes = {z: support_set.size(len(slices)) for z, slices in served.items()}
+    used = sum(min(sizes[z], method.memories * len(slices)) for z, slices in served.items())
+    matcher: type[Matcher] = get_class(method.matcher._target_)
+    mirrored = queries + used if method.flip else 0
+    return queries + (sum(sizes.values()) if matcher.on_features else used) + mirrored

@@ -12,21 +12,74 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fsmis.cli import command_line, console, errors
+from fsmis.data.protocol import served_slices
 from fsmis.errors import ScanError
 from fsmis.files import author
-from fsmis.methods.augment_match_prompt import served_slices
-from fsmis.methods.trained.training import EpisodicMethod
+from fsmis.methods.base import TrainingScans
+from fsmis.methods.trained.fold import TIMING, FoldTraining
+from fsmis.methods.trained.network import EpisodicNetwork
+from fsmis.methods.trained.training import EpisodicMethod, EpisodicTraining
+from fsmis.reporting.display import encoder_images
 from fsmis.run import Run
-from fsmis.runs.cost import DEFAULT_STEP_S, PlannedFold, PlannedTraining, encoder_images
-from fsmis.runs.records import Cell
+from fsmis.runs.records import Cell, read_json
 from fsmis.runs.sweep import Job, compose_jobs, own_options
 from fsmis.settings import limit_threads
+
+# Of the default settings on one CPU core, where 150 to 200 steps take 3 to 4 minutes.
+DEFAULT_STEP_S = 1.0
+
+
+@dataclass(frozen=True)
+class PlannedFold:
+    """An unfinished training of a fold.
+
+    Attributes:
+        steps: of the optimiser, still to do.
+        timed: seconds per step of each finished training with these settings, including the
+            reading of the scans, on ``hosts``; empty where there is none.
+    """
+
+    steps: int
+    timed: tuple[float, ...]
+    hosts: frozenset[str]
+
+    @property
+    def seconds(self) -> float:
+        """Expected time; without timings, that of the default settings on one CPU core."""
+        return self.steps * (median(self.timed) if self.timed else DEFAULT_STEP_S)
+
+
+class PlannedTraining(EpisodicTraining):
+    """Stands in for the training of a method: notes in ``folds`` the unfinished ones, by the folder
+    that keeps them, and trains nothing."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.folds: dict[Path, PlannedFold] = {}
+
+    def train(
+        self, network: EpisodicNetwork, scans: TrainingScans, name: str, settings: dict[str, Any]
+    ) -> pd.DataFrame:
+        fold = FoldTraining(network, self.schedule, self.folder_of(network, scans, name, settings))
+        if not fold.load():
+            pace = self.pace(settings)
+            records = map(read_json, fold.folder.parents[1].glob(f"*/fold_*/{TIMING}"))
+            like = [record for record in records if record and record.get("pace") == pace]
+            self.folds[fold.folder] = PlannedFold(
+                self.schedule.steps - fold.step,
+                tuple(record["seconds"] / record["steps"] for record in like),
+                frozenset(record["host"] for record in like),
+            )
+        network.eval().requires_grad_(False)
+        return pd.DataFrame(fold.log)
 
 
 @dataclass(frozen=True)

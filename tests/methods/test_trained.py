@@ -34,9 +34,9 @@ from fsmis.methods.trained.methods import (
 )
 from fsmis.methods.trained.network import Encoder, EncoderSettings, is_foreground
 from fsmis.run import execute
-from fsmis.runs.cost import PlannedTraining
 from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import Cell
+from fsmis.tools.plan import PlannedTraining
 from tests.gated import start, stopped_at_gate
 
 METHODS = ("panet", "alpnet", "adnet", "qnet")

@@ -10,11 +10,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from fsmis.data.nifti import read_volume, write_volume
+from fsmis.reporting.display import encoder_images
 from fsmis.run import Run, execute
-from fsmis.runs.cost import DEFAULT_STEP_S, PlannedFold, encoder_images
 from fsmis.runs.sweep import compose_jobs
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.tools.plan import Plan, Planner, duration, main, show
+from fsmis.tools.plan import DEFAULT_STEP_S, Plan, PlannedFold, Planner, duration, main, show
 
 SMALL = ["device=cpu", "method.training.image_size=32", "method.training.supervoxels.min_size=10"]
 TINY = {"copy_mask": [], "panet": [*SMALL, "method.training.schedule={steps:3,pairs:1,classes:1}"]}
