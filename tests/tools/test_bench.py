@@ -14,10 +14,11 @@ from fsmis.tools.phantom import SIZE
 
 SLICES, ORGANS, COPIES = 2, 2, 3
 MATCHED = min(SLICES, COPIES)
-VOLUME, LABELS, OF_DEFAULT = 4, 4, 32  # slices, labels; copies of the labelled slice by default
+VOLUME, LABELS, OF_DEFAULT = 4, 4, 3  # slices, labels; copies of the labelled slice
 SCALES = 5  # of the support that are tried
 SMALL = f"--image-size 64 --slices {SLICES} --organs {ORGANS} --copies {COPIES} --repeats 1".split()
 SMALL += f"--volume-slices {VOLUME} --volume-size 64".split()
+SMALL += ["--volume-settings", f"support_set.count={OF_DEFAULT}", "method.zoom.size=64"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def rows(out) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def work() -> Workload:
-    return phantom_workload(slices=32, organs=4, copies=64, seed=0)
+    return phantom_workload(slices=16, organs=4, copies=32, seed=0)
 
 
 def counts(rows: pd.DataFrame, stage: str, column: str) -> list[int]:
@@ -67,17 +68,17 @@ def test_only_the_public_path_writes_images(rows):
 
 
 def test_counts_of_a_whole_scan(work):
-    """32 slices, 4 organs, 64 copies: nothing more than once."""
+    """16 slices, 4 organs, 32 copies: nothing more than once."""
     step = TwoFrame("sam2_mini", 64, seed=0)
     ours = step.ways(work)[-2]
     count([ours], step.networks())
     assert ours.counts == Counter(
-        image_encodes=32 + 32, attention_rows=32 * 4, memory_rows=32 * 4, image_files=0
+        image_encodes=16 + 16, attention_rows=16 * 4, memory_rows=16 * 4, image_files=0
     )
     lpips = Perceptual(image_size=64, seed=0)
     ours = lpips.ways(work)[-2]
     count([ours], lpips.networks())
-    assert ours.counts == Counter(backbone_images=32 + 64, image_files=0)
+    assert ours.counts == Counter(backbone_images=16 + 32, image_files=0)
 
 
 def test_a_volume_is_encoded_once(rows):

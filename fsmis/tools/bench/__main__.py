@@ -169,7 +169,7 @@ def compare_volume(options: argparse.Namespace) -> tuple[pd.DataFrame, int]:
     size, slices = options.volume_size, options.volume_slices
     with tempfile.TemporaryDirectory() as folder:
         case = Case.write(Path(folder), slices, options.seed)
-        volume = WholeVolume(case, size)
+        volume = WholeVolume(case, size, options.settings)
         stages = {"volume": volume.ways(), "budget": volume.budget()}
         for ways in stages.values():
             count(ways, volume.networks())
@@ -177,7 +177,7 @@ def compare_volume(options: argparse.Namespace) -> tuple[pd.DataFrame, int]:
     table = tabulate_volume(stages, case.truth)
     title = (
         f"sam2_mini at {size} px; {slices} slices, {len(LABELS)} labels, from the query's file to "
-        f"the written one; {measured_as(options)}"
+        f"the written one; {'; '.join([*options.settings, measured_as(options)])}"
     )
     broken = report(title, table, VOLUME_NOTES, volume_promises(table, slices))
     return table.assign(image_size=size, slices=slices), broken
@@ -241,6 +241,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--volume-slices", type=whole, default=40, help="of the whole volume")
     parser.add_argument(
         "--volume-size", type=whole, default=320, help="pixels sam2_mini sees of it"
+    )
+    parser.add_argument(
+        "--volume-settings",
+        nargs="+",
+        metavar="KEY=VALUE",
+        dest="settings",
+        default=[],
+        help="of ours in the whole volume, such as support_set.count=4",
     )
     parser.add_argument("--threads", type=whole, default=1, help="1: steady beside other work")
     parser.add_argument("--seed", type=int, default=0, help="of weights and images")

@@ -7,7 +7,7 @@ and in a second session from the middle down, as ``sam2_volume`` goes; all label
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,11 +75,12 @@ class WholeVolume:
     Args:
         case: the volume.
         image_size: side in pixels the networks see.
+        settings: of ours, besides, as for ``VolumeSegmenter``.
     """
 
-    def __init__(self, case: Case, image_size: int) -> None:
+    def __init__(self, case: Case, image_size: int, settings: Sequence[str] = ()) -> None:
         self.case = case
-        shared = ["device=cpu", f"segmenter.image_size={image_size}"]
+        shared = ["device=cpu", f"segmenter.image_size={image_size}", *settings]
 
         def ours(*settings: str) -> VolumeSegmenter:
             files = [case.path(name) for name in ("image", "label")]
