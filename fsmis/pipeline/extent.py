@@ -2,8 +2,8 @@
 
 Not part of the paper, whose protocol segments the organ's own slices alone. Slices that hold the
 organ follow one another, near the place that the labelled slice has in the query; masks do not jump
-from one of them to the next; the model believes its masks there more than elsewhere, and what they
-hold looks more like the labelled organ.
+from one of them to the next; the model believes its masks there more than elsewhere, what they hold
+looks more like the labelled organ, and no other organ claims it.
 Nothing has to be calibrated: these cues, each against its spread within the volume, are added up,
 and the run of slices is kept that stands out most.
 """
@@ -124,18 +124,21 @@ class Extent:
         """
         score, start = answer.object_score.copy(), 0
         angle = np.arctanh(np.clip(likeness, -HIGHEST, HIGHEST))  # cosines crowd below 1
+        cues = np.column_stack([answer.iou, answer.object_score, angle])
+        if len(episode.organs) > 1:
+            lost = claimed_by_others(answer.logits, answer.iou, len(episode.organs))
+            cues = np.column_stack([cues, -lost])
         for task in episode.organs.values():
             rows = np.arange(start, start + len(task.query_slices))
             masks = answer.logits[rows] > 0
             found = np.asarray(masks.any(axis=(1, 2)))
-            cues = np.column_stack([answer.iou[rows], answer.object_score[rows], angle[rows]])
             away = between = None
             if places is not None:
                 labelled = places[task.support_slices]
                 first, last = labelled.min() - task.query_slices, task.query_slices - labelled.max()
                 away = np.maximum(0, np.maximum(first, last)) * episode.query.spacing[0]
                 between = (first < 0) & (last < 0)
-            held = self.held(cues, found, away, jumps_between(masks), between)
+            held = self.held(cues[rows], found, away, jumps_between(masks), between)
             score[rows[~held]] = -np.inf
             start = rows[-1] + 1
         return replace(answer, object_score=score)
@@ -164,6 +167,25 @@ def likeness(
     cosine = np.stack(cosines, axis=1)
     cosine[~found.any(axis=(1, 2))] = -1
     return cosine
+
+
+def claimed_by_others(logits: np.ndarray, overlap: np.ndarray, organs: int) -> np.ndarray:
+    """Share of each mask that lies in a mask of another organ with a higher predicted overlap,
+    float ``[R]`` in [0, 1]; 0 for empty ones.
+
+    Args:
+        logits: ``[R, H, W]``, the same slices of one organ after the other.
+        overlap: predicted, ``[R]``.
+        organs: how many there are.
+    """
+    of_slices = overlap.reshape(organs, -1)
+    share = np.zeros(of_slices.shape)
+    for z, sure in enumerate(of_slices.T):
+        masks = logits[z :: len(of_slices.T)] > 0
+        surest = np.where(masks, sure[:, None, None], -np.inf).max(axis=0)
+        lost = masks & (surest > sure[:, None, None])
+        share[:, z] = lost.sum(axis=(1, 2)) / np.maximum(1, masks.sum(axis=(1, 2)))
+    return share.ravel()
 
 
 def jumps_between(masks: np.ndarray) -> np.ndarray:

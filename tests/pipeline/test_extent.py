@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmis.errors import UserError
-from fsmis.pipeline.extent import Extent, jumps_between, likeness, standing_out
+from fsmis.pipeline.extent import (
+    Extent,
+    claimed_by_others,
+    jumps_between,
+    likeness,
+    standing_out,
+)
 from fsmis.segmenters.base import Answer
 from fsmis.segmenters.sam2 import Sam2
 from tests.methods.test_augment_match_prompt import build, episode  # noqa: F401 (a fixture)
@@ -151,6 +157,17 @@ def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
 def middle(cues, *others):
     """The slices 2 to 5, whatever the cues say; random weights know no better."""
     return (np.arange(len(cues)) >= 2) & (np.arange(len(cues)) <= 5)
+
+
+def test_what_a_surer_organ_claims_counts_against_a_mask():
+    """Three organs in two slices: the second takes half of the first's mask in slice 0."""
+    logits = np.full((6, 4, 4), -1.0)
+    logits[0, :2], logits[2, 1:3] = 1, 1  # slice 0, of organs 1 and 2
+    logits[1, :2], logits[3, :2] = 1, 1  # slice 1, the same place
+    logits[5] = 1  # slice 1 of organ 3, all of it, but not sure
+    overlap = np.array([0.5, 0.9, 0.8, 0.7, 0.6, 0.1])
+    lost = claimed_by_others(logits, overlap, 3)
+    np.testing.assert_allclose(lost, [0.5, 0, 0, 1, 0, 0.5])
 
 
 def test_the_support_is_encoded_whole_where_its_place_is_looked_for(episode, monkeypatch):  # noqa: F811
