@@ -183,7 +183,9 @@ class PromptedMethod(Method):
             of_query = prompts.row_query[: len(episode.query_slices)]
             query = (images[rows] for rows in batches(of_query, self.segmenter.batch_size))
             places = place_support(self.segmenter, episode, query)
-        return self.extent.limit(episode, answer, np.concatenate(alike), places)
+        return self.extent.limit(
+            episode, answer, np.concatenate(alike), places, self.largest_component
+        )
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         """See ``Method.segment``."""

@@ -21,6 +21,15 @@ from fsmis.segmenters.features import Features, batches
 
 log = logging.getLogger(__name__)
 
+# Of the place along the body:
+GRID = 8  # cells along each side of the body, whose mean features describe a slice
+SAMPLES = 4  # along each side of a cell
+STRETCHES = (0.8, 0.9, 1.0, 1.1, 1.25)  # of the support along z, for bodies of other lengths
+STEP = 0.5  # query slices between two shifts that are tried
+OVERLAP = 0.6  # least share of the shorter volume that the two have in common
+FEWEST = 3  # slices, below which there is nothing to move along
+DOUBT = 0.3  # standard errors taken off a mean cosine: of a short overlap it may be high by chance
+
 
 class ScaleSearch:
     """Segments a few query slices with the support at several scales, about the centres of its
@@ -102,15 +111,6 @@ def some_slices(episode: Episode, count: int) -> Episode:
         spread = np.unique(spread)
         rows[organ] = spread[1:-1] if len(spread) > 2 else spread
     return episode.asking(rows)
-
-
-GRID = 8  # cells along each side of the body, whose mean features describe a slice
-SAMPLES = 4  # along each side of a cell
-STRETCHES = (0.8, 0.9, 1.0, 1.1, 1.25)  # of the support along z, for bodies of other lengths
-STEP = 0.5  # query slices between two shifts that are tried
-OVERLAP = 0.6  # least share of the shorter volume that the two have in common
-FEWEST = 3  # slices, below which there is nothing to move along
-DOUBT = 0.3  # standard errors taken off a mean cosine: of a short overlap it may be high by chance
 
 
 def body_box(volume: np.ndarray) -> tuple[float, float, float, float]:

@@ -17,7 +17,7 @@ from scipy.ndimage import binary_dilation
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.segmenters.base import Answer
+from fsmis.segmenters.base import Answer, largest_component
 from fsmis.segmenters.features import Features, masked_average, on_grid
 
 LEVELS = (-1, -2)  # of the features that are compared, the coarsest first, as far as there are
@@ -112,7 +112,12 @@ class Extent:
         return kept & found
 
     def limit(
-        self, episode: Episode, answer: Answer, likeness: np.ndarray, places: np.ndarray | None
+        self,
+        episode: Episode,
+        answer: Answer,
+        likeness: np.ndarray,
+        places: np.ndarray | None,
+        one_part: bool,
     ) -> Answer:
         """The answer with the slices beyond each organ's extent excluded.
 
@@ -121,6 +126,8 @@ class Extent:
             answer: R rows.
             likeness: ``[R, L]`` of :func:`likeness`.
             places: position of every support slice in the query; None: not known.
+            one_part: of an organ that ends, keep no slice beyond its largest part; pixels count the
+                less, the farther they are from the labelled slice's place.
         """
         score, start = answer.object_score.copy(), 0
         angle = np.arctanh(np.clip(likeness, -HIGHEST, HIGHEST))  # cosines crowd below 1
@@ -139,6 +146,10 @@ class Extent:
                 away = np.maximum(0, np.maximum(first, last)) * episode.query.spacing[0]
                 between = (first < 0) & (last < 0)
             held = self.held(cues[rows], found, away, jumps_between(masks), between)
+            if one_part and (found & ~held).any():
+                near = None if away is None else np.exp(-away / self.near)
+                part = largest_component(masks & held[:, None, None], near)
+                held &= part.any(axis=(1, 2))
             score[rows[~held]] = -np.inf
             start = rows[-1] + 1
         return replace(answer, object_score=score)

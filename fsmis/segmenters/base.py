@@ -186,13 +186,15 @@ def resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
 TOUCHING = generate_binary_structure(3, 3)  # voxels that share a corner: 26 neighbours
 
 
-def largest_component(mask: np.ndarray) -> np.ndarray:
+def largest_component(mask: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """The largest part of a mask bool ``[S, H, W]``; of equal ones the first, of none none.
 
+    Pixels count as much as their slice weighs, ``weights`` ``[S]`` above 0; None: all the same.
     Slices that follow one another in the stack touch, even where the protocol leaves out slices
     between them: such a gap does not cut an organ in two.
     """
     parts, _ = label(mask, TOUCHING)
-    sizes = np.bincount(parts.ravel(), minlength=1)
+    of_pixels = None if weights is None else np.repeat(weights, mask[0].size)
+    sizes = np.bincount(parts.ravel(), of_pixels, minlength=1)
     sizes[0] = 0  # background
     return mask & (parts == sizes.argmax())

@@ -76,10 +76,22 @@ def test_slices_beyond_the_extent_are_ruled_out(episode):  # noqa: F811
     logits = np.full((16, 4, 4), 3.0, np.float32)
     iou = np.tile([0.1, 0.2, 0.7, 0.8, 0.7, 0.2, 0.1, 0.1], 2).astype(np.float32)
     answer = Answer(logits, np.ones(16, np.float32), iou)
-    kept = extent().limit(whole(episode), answer, iou[:, None], None)
+    kept = extent().limit(whole(episode), answer, iou[:, None], None, True)
     expected = np.tile([0, 0, 1, 1, 1, 0, 0, 0], 2).astype(bool)
     np.testing.assert_array_equal(~kept.excluded, expected)
     np.testing.assert_array_equal(kept.masks.any(axis=(1, 2)), expected)
+
+
+@pytest.mark.parametrize(("one_part", "last"), [(True, 2), (False, 6)])
+def test_of_two_parts_the_one_near_the_labelled_slice_is_kept(episode, one_part, last):  # noqa: F811
+    logits = np.full((16, 8, 8), -3.0, np.float32)
+    logits[0:3, :2, :2] = logits[3:8, 4:7, 4:7] = logits[8:] = 3  # the part far away is larger
+    answer = Answer(logits, np.ones(16, np.float32), np.ones(16, np.float32))
+    stage = extent(near=10.0)
+    stage.held = lambda *_: np.arange(8) < 7
+    places = np.arange(8) - 1.0  # liver is labelled in support slices 1 and 3
+    kept = stage.limit(whole(episode), answer, np.ones((16, 1)), places, one_part)
+    np.testing.assert_array_equal(np.flatnonzero(~kept.excluded[:8]), np.arange(last + 1))
 
 
 def test_an_organ_that_goes_through_keeps_every_slice():
