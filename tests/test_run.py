@@ -319,8 +319,8 @@ def test_single_odd_and_constant_slices(data: Path, tmp_path: Path, method: str)
     assert scores["dice"].between(0, 1).all()
 
 
-def test_sweep_goes_on_after_a_bad_job(small_root: Path, tmp_path: Path, ask_run) -> None:
-    done = ask_run(*copy_mask(small_root, tmp_path, "protocol.fold=7,0,1"), "-m")
+def test_sweep_goes_on_after_a_bad_job(small_root: Path, tmp_path: Path) -> None:
+    done = run(*copy_mask(small_root, tmp_path, "protocol.fold=7,0,1"), "-m")
     assert done.returncode == 1
     assert "error: protocol.fold=7" in done.stderr and "Traceback" not in done.stderr
     summary = done.stderr.split("1 of 3 jobs failed:")[1]

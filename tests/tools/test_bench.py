@@ -14,7 +14,7 @@ from fsmis.tools.phantom import SIZE
 
 SLICES, ORGANS, COPIES = 2, 2, 3
 MATCHED = min(SLICES, COPIES)
-VOLUME, LABELS, OF_DEFAULT = 4, 4, 3  # slices, labels; copies of the labelled slice
+VOLUME, LABELS, OF_DEFAULT = 4, 4, 2  # slices, labels; copies of the labelled slice
 SCALES = 5  # of the support that are tried
 SMALL = f"--image-size 64 --slices {SLICES} --organs {ORGANS} --copies {COPIES} --repeats 1".split()
 SMALL += f"--volume-slices {VOLUME} --volume-size 64".split()

@@ -1,5 +1,6 @@
 """The GPU check without a GPU, small: what it measures is right, and what fails is seen."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,19 @@ import torch
 from fsmis.tools import gpu_check, gpu_numbers
 from fsmis.tools.gpu_check import checks, main, perform
 from fsmis.tools.gpu_numbers import FAILED, PASSED, SKIPPED, Row, Setting
+from tests.test_run import small_root
 
+__all__ = ["small_root"]  # a fixture
 SMALL = ("segmenter.image_size=32", "threads=1")
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory) -> Setting:
+def setting(small_root, tmp_path_factory) -> Setting:
     folder = tmp_path_factory.mktemp("gpu")
+    (folder / "scans").mkdir()
+    for scan in (1, 2, 3):
+        for path in small_root.glob(f"*_{scan}.nii.gz"):
+            shutil.copy(path, folder / "scans")
     return Setting("cpu", folder, "sam2_mini", 64, images=2, overrides=SMALL)
 
 
