@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.files import read_state
 from fsmis.methods.base import Method
 from fsmis.pipeline.matching import to_tensor
+from fsmis.segmenters.checkpoints import read_state
 from fsmis.segmenters.features import batches
 from fsmis.segmenters.network import resolve_device
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.models import get_weight
 
 from fsmis.errors import UserError
-from fsmis.files import read_state
 from fsmis.pipeline.matching import Matcher, Slices, to_tensor
 from fsmis.segmenters.cache import FeatureCache, fingerprint
+from fsmis.segmenters.checkpoints import read_state
 from fsmis.segmenters.features import Features
 from fsmis.segmenters.network import resolve_device
 from fsmis.source import source_hash

@@ -1,9 +1,12 @@
 """What a run shows on the terminal: tables, progress, and how many images there are to encode."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from hydra.utils import get_class, instantiate
@@ -22,11 +25,12 @@ from rich.table import Table
 
 from fsmis.cli import console, errors
 from fsmis.data.protocol import Episode, served_slices
-from fsmis.methods.base import Method, PromptedMethod
-from fsmis.pipeline.matching import Matcher
 from fsmis.reporting.tables import POOLED, shown, summarise
 from fsmis.runs.records import Cell, RunFolder
-from fsmis.segmenters.network import NetworkSegmenter
+
+if TYPE_CHECKING:  # they load torch, which tables do without
+    from fsmis.methods.base import Method
+    from fsmis.pipeline.matching import Matcher
 
 COLUMNS = {"dice": "Dice %", "sd": "sd", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 COLUMNS |= {
@@ -119,7 +123,9 @@ def segmenting(
         settings: that it was built from.
         episode: that it segments.
     """
-    network = method.segmenter if isinstance(method, PromptedMethod) else None
+    from fsmis.segmenters.network import NetworkSegmenter
+
+    network = getattr(method, "segmenter", None)
     model = network if isinstance(network, NetworkSegmenter) else None
     served = {
         organ: served_slices(replace(episode, organs={organ: task}))

@@ -1,14 +1,68 @@
-"""Load weights into a network: the expected file, strictly, as Meta or transformers publish it."""
+"""Files of weights, read with nothing unpickled, and loaded into a network strictly, as Meta or
+transformers publish them."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fsmis.errors import UserError
-from fsmis.files import read_state, sha256
+from fsmis.files import sha256
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Contents, on the CPU, of a ``.safetensors`` file or one that ``torch.save`` wrote.
+
+    Nothing but tensors and plain containers is unpickled (``weights_only=True``). Raises UserError
+    for a Git LFS pointer, a web page, a truncated file, or other contents.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the bytes of some other file lead a parser to
+        raise UserError(f"{path} {_what_it_is(path)}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors")
+    return loaded
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The weights of a network by name, taken from ``model`` where Meta's files keep them.
+
+    Raises UserError as ``read_tensors``, or where there is anything but tensors.
+    """
+    loaded = read_tensors(path)
+    state = loaded.get("model", loaded)
+    if not isinstance(state, dict) or not state:
+        raise UserError(f"{path} holds no weights of a network by name; give a checkpoint")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{path} holds {name!r}, a {type(value).__name__}, where the weights of a network "
+                "are tensors by name; give a checkpoint of the weights alone"
+            )
+    return state
+
+
+def _what_it_is(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError as error:
+        return f"cannot be read ({error.strerror}); check its permissions"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not weights: run `git lfs pull` there"
+    if start.startswith((b"<!doctype", b"<html")):
+        return "is an HTML page, not weights: download it again"
+    return (
+        f"({path.stat().st_size} bytes) is not a checkpoint of tensors alone: expected a "
+        ".safetensors file, or one that torch.save wrote; check the path or download it again"
+    )
 
 
 def load_weights(model: torch.nn.Module, checkpoint: str, expected_sha256: str | None) -> None:

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
-from fsmis.files import read_state
 from fsmis.pipeline.network_distances import build_lpips
-from fsmis.segmenters.checkpoints import in_transformers
+from fsmis.segmenters.checkpoints import in_transformers, read_state
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.tools.bench.ways import make_responsive
 

@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
-from fsmis.files import author, read_tensors, write_atomic
+from fsmis.files import author, write_atomic
 from fsmis.methods.trained.network import Episodes, EpisodicNetwork
+from fsmis.segmenters.checkpoints import read_tensors
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fsmis.errors import UserError
-from fsmis.files import read_state
+from fsmis.segmenters.checkpoints import read_state
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 
