@@ -3,10 +3,13 @@
 import pandas as pd
 
 from experiments.scale_search import FACTORS, main, summary
+from tests.test_run import small_root
+
+__all__ = ["small_root"]  # a fixture
 
 
-def test_every_factor_is_measured_with_and_without(phantom_root, tmp_path, capsys):
-    scans = [f"dataset.root={phantom_root}", "dataset=phantom", "protocol.fold=0", "organs=[LK]"]
+def test_every_factor_is_measured_with_and_without(small_root, tmp_path, capsys):
+    scans = [f"dataset.root={small_root}", "dataset=phantom", "protocol.fold=0", "organs=[LK]"]
     main([*scans, f"results_dir={tmp_path}", "method.scale.slices=1", "method.scale.scales=[0.5]"])
     measured = pd.read_csv(tmp_path / "scale_search.csv")
     assert set(measured["factor"]) == set(FACTORS) and set(measured["found"]) <= {0.5, 1.0}
