@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fsmis.data.nifti import read_volume
 from fsmis.files import write_figure
-from fsmis.reporting.overlay import outline, show
+from fsmis.reporting.figures import outline, show
 
 COLUMNS = 7  # most scans in a row
 INCHES = 2.0  # side of a scan

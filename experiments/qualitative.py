@@ -22,7 +22,7 @@ from fsmis.data.dataset import Dataset, Scan
 from fsmis.data.nifti import read_volume
 from fsmis.errors import UserError
 from fsmis.reporting import display
-from fsmis.reporting.overlay import fill, organ_colours, show
+from fsmis.reporting.figures import fill, organ_colours, show
 from fsmis.reporting.paper_table import requested, say_what_is_missing
 from fsmis.reporting.planned import Experiment, PlannedRun, write_figures, write_table
 from fsmis.reporting.runs import StoredRun

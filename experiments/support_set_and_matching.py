@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from fsmis.cli import CONF_DIR, command_line
 from fsmis.data.protocol import Episode
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
-from fsmis.reporting.overlay import PREDICTION, PROMPT, outline, show
+from fsmis.reporting.figures import PREDICTION, PROMPT, outline, show
 from fsmis.reporting.planned import write_figures
 from fsmis.settings import require_replacing, with_selected_organs
 

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fsmis.reporting.overlay import FAINT, MARKERS, STYLE
+from fsmis.reporting.figures import FAINT, MARKERS, STYLE
 from fsmis.reporting.paper_rows import Rows
 from fsmis.reporting.runs import labels
 from fsmis.reporting.statistics import patient_means

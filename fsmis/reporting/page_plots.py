@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fsmis.reporting import overlay as palette
+from fsmis.reporting import figures
 from fsmis.reporting.charts import lines, swept
 from fsmis.reporting.runs import StoredRun, labels
 
 INK = "#010203"  # stands for the colour of the page's text
-DOT, MEDIAN = palette.PALETTE[:2]
+DOT, MEDIAN = figures.PALETTE[:2]
 WIDTH = 4.4  # inches; about the width of a phone
 PLOT = 3.2  # inches, height of a chart of curves without its legend
 BOX = 0.18  # inches, height of a box
@@ -30,7 +30,7 @@ GAP = 0.09  # inches between a name and the box below it, or the row above it
 LETTERS = 46  # that fit into the width
 STEP = 10  # percent to which the ends of an axis are rounded
 STYLE: dict[Any, Any] = {
-    **palette.STYLE,
+    **figures.STYLE,
     **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor"], INK),
     **dict.fromkeys(["xtick.color", "ytick.color", "grid.color"], INK),
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True},
@@ -122,7 +122,7 @@ def _curves(
     levels = lines(axis, frame, setting, settings)
     axis.set_ylim(*ends)
     handles, names = axis.get_legend_handles_labels()
-    handles += [Line2D([], [], linestyle=":", color=palette.FAINT)] * len(levels)
+    handles += [Line2D([], [], linestyle=":", color=figures.FAINT)] * len(levels)
     names += [f"{mean:.1f} {line}" for line, mean in levels.itertuples(index=False)]
     wrapped = [_wrapped(name) for name in names]
     legend = sum(LINE * _n_lines(name) + GAP for name in wrapped)

@@ -11,7 +11,7 @@ from fsmis.data.dataset import Scan
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.pipeline.matching import Match
 from fsmis.reporting import figures
-from fsmis.reporting.overlay import fill, outline, show
+from fsmis.reporting.figures import fill, outline, show
 from fsmis.reporting.statistics import ranked
 from fsmis.runs.evaluation import Segmented
 from fsmis.runs.records import Cell
