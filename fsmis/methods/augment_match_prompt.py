@@ -15,9 +15,16 @@ from fsmis.methods.base import PromptedMethod
 from fsmis.pipeline.alignment import ScaleSearch
 from fsmis.pipeline.extent import Extent
 from fsmis.pipeline.matching import Match, Matcher, match
-from fsmis.pipeline.prompting import Prompts, Segment, by_organ, mirror, segment_prompted, with_flip
+from fsmis.pipeline.prompting import (
+    Prompts,
+    Segment,
+    VolumePass,
+    by_organ,
+    mirror,
+    segment_prompted,
+    with_flip,
+)
 from fsmis.pipeline.support_set import SupportSet, SupportSetConstruction
-from fsmis.pipeline.volume_pass import VolumePass
 from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters.base import Answer, Segmenter
 from fsmis.segmenters.features import Features

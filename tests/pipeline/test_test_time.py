@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 from fsmis.cli import CONF_DIR
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.pipeline.prompting import Prompts, mirror, segment_prompted
-from fsmis.pipeline.volume_pass import VolumePass
+from fsmis.pipeline.prompting import Prompts, VolumePass, mirror, segment_prompted
 from fsmis.segmenters.base import Answer, largest_component
 from tests.methods.test_augment_match_prompt import build, episode
 
