@@ -23,15 +23,15 @@ from fsmis.data.dataset import Dataset, Scan
 from fsmis.data.nifti import read_volume, write_mask, write_volume
 from fsmis.errors import UserError
 from fsmis.methods.base import TrainingScans
-from fsmis.methods.trained.episodes import EpisodeSource, Supervoxels
-from fsmis.methods.trained.fold import FoldTraining
-from fsmis.methods.trained.methods import (
+from fsmis.methods.trained import (
     ADNetNetwork,
     ALPNetNetwork,
     PANetNetwork,
     QNetNetwork,
     predict,
 )
+from fsmis.methods.trained.episodes import EpisodeSource, Supervoxels
+from fsmis.methods.trained.fold import FoldTraining
 from fsmis.methods.trained.network import Encoder, EncoderSettings, is_foreground
 from fsmis.run import execute
 from fsmis.runs.evaluation import Evaluation
