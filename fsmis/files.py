@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, checksums, names from ids, signs of life."""
+"""Files: written whole or not at all, checksums, names from ids, the time, signs of life."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,11 @@ def require_name(key: str, name: Any) -> str:
             "spaces and . , _ + ( ) = -, with a letter or digit at either end"
         )
     return name
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 BEAT_S = 10.0  # between two touches

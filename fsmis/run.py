@@ -30,14 +30,13 @@ from fsmis.data.intensities import notes_on
 from fsmis.data.protocol import Protocol
 from fsmis.data.verify import verify_once
 from fsmis.errors import ScanError, UserError
-from fsmis.files import author, beating, require_name
+from fsmis.files import author, beating, now, require_name
 from fsmis.reporting import display, figures, tracking
 from fsmis.reporting.tables import write_summary
 from fsmis.runs.evaluation import Evaluation, Segmented
-from fsmis.runs.provenance import code_version, now, provenance
 from fsmis.runs.records import Cell, RunFolder, require_writable
 from fsmis.runs.sweep import killed_jobs, share
-from fsmis.runs.variant import identity, news, variant_hash, weights_of
+from fsmis.runs.variant import identity, news, provenance, variant_hash, weights_of
 from fsmis.settings import (
     RunSettings,
     converted,
@@ -47,6 +46,7 @@ from fsmis.settings import (
     require_replacing,
     with_selected_organs,
 )
+from fsmis.source import code_version
 
 
 class Run:

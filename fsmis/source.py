@@ -1,4 +1,4 @@
-"""What code computes: a hash of a class or function with all the code that it uses.
+"""Which code runs: a hash of a class or function with all the code that it uses; commit, packages.
 
 The code of this project and of the user's own folders is read; of installed packages only the names
 that are used count. Comments, blank lines, docstrings, import statements and the module in which a
@@ -7,6 +7,7 @@ definition stands do not count, so that code can move.
 
 import ast
 import hashlib
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -216,3 +217,34 @@ def package_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def git_state() -> dict[str, Any] | None:
+    """``commit`` and whether the checkout is ``dirty``; None without git or outside a checkout.
+
+    Dirty means changed tracked files, or untracked files in the package. A checkout that merely
+    surrounds the installed package (a virtual environment inside another project) does not count.
+    """
+    own = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=own.parent, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", own.name)
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        new = git("ls-files", "--others", "--exclude-standard", str(own.parent))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed or new)}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def code_version() -> str:
+    """The commit, marked where files differ from it; without one, the package's version."""
+    git = git_state()
+    if git is None:
+        return package_version("fsmis") or "unknown"
+    return git["commit"][:12] + ("+changes" if git["dirty"] else "")

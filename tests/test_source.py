@@ -1,6 +1,8 @@
-"""The hash of code: what changes it, what does not, and how far it reaches."""
+"""Which code runs: what changes its hash, what does not, how far it reaches; and its commit, in a
+checkout of any state and outside one."""
 
 import shutil
+import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -157,3 +159,59 @@ def test_a_method_reaches_its_steps_and_not_the_report() -> None:
 def test_a_class_and_its_name_are_the_same() -> None:
     assert source_hash(CopyMask) == source_hash("fsmis.methods.registration.CopyMask")
     assert source_hash(CopyMask) != source_hash(AugmentMatchPrompt)
+
+
+OWN = "fsmis/source.py"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one commit, of a copy of the module that asks."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    own = tmp_path / OWN
+    own.parent.mkdir(parents=True)
+    shutil.copy(source.__file__, own)
+    monkeypatch.setattr(source, "__file__", str(own))
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", str(own))
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "first")
+    return tmp_path
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_commit_is_named_with_a_detached_head_too(checkout: Path) -> None:
+    commit = git(checkout, "rev-parse", "HEAD")
+    assert source.git_state() == {"commit": commit, "dirty": False}
+    git(checkout, "checkout", "-q", "--detach")
+    assert source.git_state() == {"commit": commit, "dirty": False}
+    assert source.code_version() == commit[:12]
+
+
+def test_changed_files_are_flagged_and_new_ones_are_not(checkout: Path) -> None:
+    (checkout / "results.csv").touch()
+    assert source.git_state()["dirty"] is False
+    (checkout / OWN).write_text("changed")
+    assert source.git_state()["dirty"] is True
+    assert source.code_version().endswith("+changes")
+
+
+def test_files_of_the_package_count_before_git_tracks_them(checkout: Path) -> None:
+    (checkout / ".gitignore").write_text("*.pyc\n")
+    (checkout / "fsmis/source.pyc").touch()
+    assert source.git_state()["dirty"] is False
+    (checkout / "fsmis/methods").mkdir()
+    (checkout / "fsmis/methods/mine.py").write_text("x = 1")
+    assert source.git_state()["dirty"] is True
+
+
+def test_repository_around_an_installed_package_is_not_its_own(checkout: Path) -> None:
+    git(checkout, "rm", "-q", "--cached", OWN)
+    assert source.git_state() is None
+    assert source.code_version() in (source.package_version("fsmis"), "unknown")

@@ -14,14 +14,14 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from fsmis.files import write_atomic
+from fsmis.files import now, write_atomic
 from fsmis.reporting.comparison import paired_tests
 from fsmis.reporting.page_plots import charts
 from fsmis.reporting.page_tables import published, results
 from fsmis.reporting.runs import StoredRun, labels
 from fsmis.reporting.statistics import ranked
-from fsmis.runs.provenance import code_version, now
 from fsmis.runs.records import Cell
+from fsmis.source import code_version
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,11 @@
-"""What identifies a run: everything that can change a score, and nothing else."""
+"""What identifies a run, everything that can change a score and nothing else; and its provenance."""
 
 import hashlib
 import json
+import platform
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fsmis.data.dataset import Dataset
-from fsmis.files import sha256
+from fsmis.files import now, sha256
 from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import read_json
 from fsmis.segmenters.checkpoints import HUB_FILES, find_checkpoint, local_files
 from fsmis.settings import with_selected_organs
-from fsmis.source import source_hash
+from fsmis.source import git_state, package_version, source_hash
 
 # Keys that name places, selections and portions of work: without influence on a score, as is all
 # below them. Whole keys, so that a method of one's own may call a parameter as it likes.
@@ -38,6 +41,13 @@ REASONS = {
     "weights": "the weight files have changed",
     "code": "the code of {classes} has changed",
 }
+
+
+# Whose versions are noted.
+PACKAGES = [
+    *("fsmis", "torch", "torchvision", "sam2", "transformers", "timm", "lpips", "numpy", "scipy"),
+    *("scikit-image", "medpy", "nibabel", "SimpleITK", "hydra-core", "pandas"),
+]
 
 
 def identity(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
@@ -104,6 +114,36 @@ def weights_of(config: DictConfig) -> dict[str, str]:
         for key, value in settings(config, "method").items()
         if (path := _downloaded(config, key, value)) is not None
     }
+
+
+def provenance(seed: int, weights: dict[str, str], data: str) -> dict[str, Any]:
+    """Everything known at the start: ``weights`` are SHA-256 by path, ``data`` is
+    ``Dataset.fingerprint``."""
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "start": now(),
+        "end": None,
+        "git": git_state(),
+        "python": platform.python_version(),
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "device": device_name(),
+        "seed": seed,
+        "weights": weights,
+        "data": data,
+    }
+
+
+def device_name() -> str:
+    """The GPU's name where torch is loaded and has one, otherwise the processor's."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.is_file():
+        for line in cpu_info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _downloaded(config: DictConfig, key: str, value: Any) -> Path | None:

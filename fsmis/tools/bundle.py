@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fsmis.cli import command_line, console
 from fsmis.errors import UserError
-from fsmis.files import write_atomic
+from fsmis.files import now, write_atomic
 from fsmis.reporting.bundles import (
     IMAGES,
     INDEX,
@@ -26,7 +26,7 @@ from fsmis.reporting.bundles import (
     run_path,
 )
 from fsmis.reporting.runs import StoredRun
-from fsmis.runs.provenance import code_version, now
+from fsmis.source import code_version
 
 STATES = ("done", "failed", "interrupted")  # of cells that travel
 

@@ -13,9 +13,8 @@ from rich.table import Table
 
 from fsmis.cli import console
 from fsmis.files import sha256
-from fsmis.runs.provenance import git_state
 from fsmis.segmenters.checkpoints import HUB_FILES, SHIPPED, repository
-from fsmis.source import package_version
+from fsmis.source import git_state, package_version
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}

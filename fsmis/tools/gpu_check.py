@@ -25,10 +25,10 @@ from rich.table import Table
 
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line, console
 from fsmis.data.protocol import Episode
-from fsmis.files import write_atomic
+from fsmis.files import now, write_atomic
 from fsmis.methods.sam2_video import Sam2Single
-from fsmis.runs.provenance import git_state, now
 from fsmis.segmenters.network import resolve_device
+from fsmis.source import git_state
 from fsmis.tools import doctor
 from fsmis.tools.gpu_numbers import (
     FAILED,

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fsmis import cli
-from fsmis.runs import provenance
+from fsmis import cli, source
 from fsmis.tools import doctor
 
 
@@ -81,12 +80,12 @@ def test_exit_code_says_whether_something_is_broken(
 def test_no_git_and_no_checkout_are_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
-    assert provenance.git_state() is None
+    monkeypatch.setattr(source, "__file__", str(tmp_path / "source.py"))
+    assert source.git_state() is None
     assert doctor.git()[0].status == "warn"
-    assert provenance.code_version() in (provenance.package_version("fsmis"), "unknown")
+    assert source.code_version() in (source.package_version("fsmis"), "unknown")
     monkeypatch.setenv("PATH", "")
-    assert provenance.git_state() is None
+    assert source.git_state() is None
 
 
 def test_feature_cache_is_measured_where_runs_keep_it(
