@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from fsmis.cli import command_line
 from fsmis.reporting.charts import curve, curves, dots, groups
-from fsmis.reporting.paper_rows import Rows
+from fsmis.reporting.paper_rows import PlannedRun, Rows
 from fsmis.reporting.paper_table import (
     Found,
     Names,
@@ -27,7 +27,6 @@ from fsmis.reporting.paper_table import (
     write,
     write_rows,
 )
-from fsmis.reporting.planned import PlannedRun
 from fsmis.reporting.tables import MEAN
 
 HEADERS = {

@@ -19,9 +19,8 @@ from fsmis.cli import command_line
 from fsmis.methods.predictions import Predictions
 from fsmis.reporting.beside import TO_PAPER, data_of, is_comparable
 from fsmis.reporting.charts import dots
-from fsmis.reporting.paper_rows import Row, Rows
+from fsmis.reporting.paper_rows import PlannedRun, Row, Rows, best
 from fsmis.reporting.paper_table import Found, Request, find, presented, requested, write
-from fsmis.reporting.planned import PlannedRun, best
 from fsmis.reporting.published import (
     CONFIRMED,
     MARKS,

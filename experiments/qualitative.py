@@ -23,8 +23,13 @@ from fsmis.data.nifti import read_volume
 from fsmis.errors import UserError
 from fsmis.reporting import display
 from fsmis.reporting.figures import fill, organ_colours, show
-from fsmis.reporting.paper_table import requested, say_what_is_missing
-from fsmis.reporting.planned import Experiment, PlannedRun, write_figures, write_table
+from fsmis.reporting.paper_rows import Experiment, PlannedRun
+from fsmis.reporting.paper_table import (
+    requested,
+    say_what_is_missing,
+    write_figures,
+    write_table,
+)
 from fsmis.reporting.runs import StoredRun
 from fsmis.reporting.statistics import ranked
 from fsmis.runs.records import Cell

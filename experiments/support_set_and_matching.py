@@ -21,7 +21,7 @@ from fsmis.cli import CONF_DIR, command_line
 from fsmis.data.protocol import Episode
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
 from fsmis.reporting.figures import PREDICTION, PROMPT, outline, show
-from fsmis.reporting.planned import write_figures
+from fsmis.reporting.paper_table import write_figures
 from fsmis.settings import require_replacing, with_selected_organs
 
 SHOWN = 6  # copies and query slices in the figure

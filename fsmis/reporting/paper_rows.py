@@ -1,17 +1,123 @@
-"""The rows of a paper's table: Dice of runs with its spread, and how sure a difference is.
+"""The rows of a paper's table: runs that it needs, those that exist, their Dice and differences.
 
-A partial run, which does not cover its dataset, is shown and never compared.
+``conf/experiment/<name>.yaml`` says which runs a table needs. Each is looked up by what identifies
+it (see ``variant.configured``), so a run counts as finished where ``python -m fsmis run`` would
+find it done, whichever command made it and for whichever table. A partial run, which does not cover
+its dataset, is shown and never compared.
 """
 
+import json
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fsmis.reporting.runs import StoredRun
+from fsmis.reporting.runs import Fold, StoredRun
 from fsmis.reporting.statistics import METHOD, Difference, describe, holm
 from fsmis.reporting.tables import PAIRED, POOLED, POOLED_NOTE, summarise
+from fsmis.runs.sweep import Job, compose_jobs
+from fsmis.runs.variant import configured
+from fsmis.settings import named
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """A run that an experiment plans.
+
+    Attributes:
+        values: value of each key that the experiment or the user sweeps, such as
+            ``{"matcher": "ssim"}``.
+        method: its choice in ``conf/method``.
+        fold: ``protocol.fold``: a number, several, or ``all``.
+        identity: see ``variant.configured``.
+    """
+
+    values: dict[str, str]
+    method: str
+    fold: Fold
+    identity: dict[str, Any]
+
+
+class Experiment:
+    """The runs that ``conf/experiment/<name>.yaml`` plans.
+
+    ``overrides`` are settings of all its runs, as ``fsmis.run -m`` takes them: they go before those
+    of the experiment, and several values of a key are a sweep.
+
+    Attributes:
+        runs: in the order of the sweep.
+        base: the run without any sweep; if it is one of ``runs``, the others are compared with it.
+    """
+
+    def __init__(self, name: str, overrides: Sequence[str] = ()) -> None:
+        jobs = compose_jobs([f"experiment={name}", *overrides], multirun=True)
+        self.runs = [_planned(job) for job in jobs]
+        self._shared = jobs[0].shared
+        (base,) = compose_jobs(self._shared, multirun=False)
+        self.base = _planned(base)
+
+    def command(self, runs: Sequence[PlannedRun], results: Path, *more: str) -> str:
+        """The command that makes some of the runs, without repeating what is done."""
+        values: dict[str, dict[str, None]] = {}  # of each key, each once, in order
+        for run in runs:
+            for key, value in run.values.items():
+                values.setdefault(key, {})[value] = None
+        swept = [f"{key}={','.join(found)}" for key, found in values.items()]
+        words = [*self._shared, *more, *swept]
+        return shlex.join(["python", "-m", "fsmis.run", "-m", *words, f"results_dir={results}"])
+
+
+def _planned(job: Job) -> PlannedRun:
+    identity = json.loads(json.dumps(configured(job.cfg)))
+    return PlannedRun(job.values, named(job.cfg, job.choices), job.cfg.protocol.fold, identity)
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRuns:
+    """Runs that are there.
+
+    Attributes:
+        results: a folder of them, where missing ones are to be made.
+        runs: in the order in which they were read.
+    """
+
+    results: Path
+    runs: Sequence[StoredRun]
+
+    def find(self, planned: PlannedRun, any_code: bool = False) -> StoredRun | None:
+        """The planned run, if it has scores, and with ``any_code`` even of code that has changed
+        since; of several, as on other data, ``best``."""
+        ignored = {"data", "code"} if any_code else {"data"}
+        wanted = _without(planned.identity, ignored)
+        return best(
+            run.of(planned.fold)
+            for run in self.runs
+            if run.method == planned.method and _without(run.plan["identity"], ignored) == wanted
+        )
+
+    def data_root(self, dataset: str) -> list[str]:
+        """``["dataset.root=..."]`` as runs of a dataset have it; empty where there are none."""
+        of_dataset = [run for run in self.runs if run.plan["dataset"] == dataset]
+        return [f"dataset.root={of_dataset[0].config.dataset.root}"] if of_dataset else []
+
+
+def best(runs: Iterable[StoredRun]) -> StoredRun | None:
+    """The fullest run with scores, and of those the latest."""
+    return max((run for run in runs if len(run.scores)), key=_fullest_and_latest, default=None)
+
+
+def _without(identity: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key not in keys}
+
+
+def _fullest_and_latest(run: StoredRun) -> tuple[int, float]:
+    return len(run.scores), (run.folder.path / "scores.csv").stat().st_mtime
+
 
 NOTE = (
     "Dice in percent, over scans, then folds; mean over organs. sd over patients. "

@@ -1,4 +1,4 @@
-"""What the tables of a paper share: command line, the runs they need, notes on missing ones."""
+"""What the tables of a paper share: command line, notes on runs that are missing, their files."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,18 +8,19 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from fsmis.errors import UserError
-from fsmis.files import require_name
+from fsmis.files import require_name, write_atomic, write_figure
 from fsmis.reporting import display
 from fsmis.reporting.bundles import folder_of, opened
-from fsmis.reporting.paper_rows import Row, Rows
-from fsmis.reporting.planned import Experiment, FinishedRuns, PlannedRun, write_figures, write_table
-from fsmis.reporting.tables import PAIRED
+from fsmis.reporting.paper_rows import Experiment, FinishedRuns, PlannedRun, Row, Rows
+from fsmis.reporting.tables import PAIRED, latex, markdown, shown
 from fsmis.runs.sweep import own_options
 
 NONE: Mapping[str, str] = MappingProxyType({})
+DPI = 200
 LISTED = 10  # missing runs that a table names, more are counted
 
 
@@ -202,3 +203,39 @@ def best_cells(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
             dice = table[column].where(complete)
             best[column] = dice.eq(dice.max())
     return best
+
+
+def write_table(
+    stem: Path,
+    title: str,
+    numbers: pd.DataFrame,
+    table: pd.DataFrame,
+    notes: list[str],
+    best: pd.DataFrame | None = None,
+) -> list[Path]:
+    """Write ``<stem>.csv``, ``.md`` and ``.tex``; returns their paths.
+
+    ``numbers`` go into the CSV file, ``table`` into the other two, with the cells of ``best``
+    (bool) in bold. In LaTeX the stem's name is the label; ``notes`` are sentences below the table.
+    """
+    text = shown(table)
+    bold = pd.DataFrame(False, text.index, text.columns) if best is None else best
+    files = {
+        "csv": numbers.to_csv(index=False),
+        "md": markdown(title, text.mask(bold, "**" + text + "**"), notes),
+        "tex": latex(title, stem.name, text, notes, bold),
+    }
+    paths = []
+    for suffix, content in files.items():
+        paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+        write_atomic(paths[-1], content.encode())
+    return paths
+
+
+def write_figures(stem: Path, figure: Figure) -> list[Path]:
+    """Write ``<stem>.png`` and ``<stem>.pdf``; returns their paths."""
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "pdf")]
+    with rc_context({"pdf.fonttype": 42}):  # text that stays text, as journals ask for
+        for path in paths:
+            write_figure(path, figure, DPI)
+    return paths

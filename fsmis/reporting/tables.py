@@ -5,6 +5,7 @@ folds; the mean of a table is the mean over organs. Beside it stands the Dice of
 scans together, as some papers have it (FS-MedSAM2, arXiv 2409.04298): large organs count more.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,38 @@ def markdown(title: str, table: pd.DataFrame, notes: list[str]) -> str:
     text = shown(table).replace(r"\|", r"\\|", regex=True)  # a bar would end the column
     body = text.to_markdown(index=False, disable_numparse=True)
     return "\n\n".join([f"# {title}", body, *notes]) + "\n"
+
+
+# What text holds that LaTeX reads otherwise, or that its fonts lack.
+LATEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "±": r"$\pm$", "†": r"$\dagger$"}
+)
+NUMBER = re.compile(r"[-+–<\[\d]")  # how a number, an interval or a dash begins
+
+
+def latex(title: str, label: str, text: pd.DataFrame, notes: list[str], bold: pd.DataFrame) -> str:
+    """A floating table with booktabs' rules, ``\\label{tab:<label>}`` and the notes in its caption.
+
+    It needs only ``\\usepackage{booktabs}``.
+    """
+    escaped = text.map(_escaped)
+    escaped = escaped.mask(bold, r"\textbf{" + escaped + "}")
+    escaped.columns = [_escaped(column) for column in text.columns]
+    numeric = [all(NUMBER.match(cell) for cell in text[column]) for column in text.columns]
+    return escaped.style.hide(axis="index").to_latex(
+        column_format="".join("r" if right else "l" for right in numeric),
+        position="t",
+        position_float="centering",
+        hrules=True,
+        caption=_escaped(" ".join([f"{title}.", *notes])),
+        label=f"tab:{label}",
+    )
+
+
+def _escaped(text: object) -> str:
+    return str(text).translate(LATEX)
 
 
 def write_summary(folder: RunFolder) -> tuple[str, pd.DataFrame, list[str], list[Path]]:

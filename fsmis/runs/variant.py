@@ -1,4 +1,4 @@
-"""What identifies a run, everything that can change a score and nothing else; and its provenance."""
+"""What identifies a run, all that can change a score and nothing else; and where it comes from."""
 
 import hashlib
 import json
@@ -42,8 +42,7 @@ REASONS = {
     "code": "the code of {classes} has changed",
 }
 
-
-# Whose versions are noted.
+# Whose versions are noted beside.
 PACKAGES = [
     *("fsmis", "torch", "torchvision", "sam2", "transformers", "timm", "lpips", "numpy", "scipy"),
     *("scikit-image", "medpy", "nibabel", "SimpleITK", "hydra-core", "pandas"),

@@ -18,8 +18,8 @@ from omegaconf import open_dict
 from experiments import ablations, main_results, qualitative, support_set_and_matching
 from fsmis.cli import CONF_DIR
 from fsmis.data.nifti import read_volume, write_volume
-from fsmis.reporting.planned import Experiment, latex
-from fsmis.reporting.tables import summarise
+from fsmis.reporting.paper_rows import Experiment
+from fsmis.reporting.tables import latex, summarise
 from fsmis.run import execute
 from fsmis.runs.records import RunFolder
 from fsmis.tools import bundle
