@@ -25,7 +25,7 @@ from fsmis.data.protocol import Episode, truth
 from fsmis.files import write_atomic
 from fsmis.pipeline.alignment import ScaleSearch, scaled, some_slices
 from fsmis.pipeline.prompting import EncodedEpisode, single_support
-from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters import Segmenter
 
 FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # size of the support against what it is
 

@@ -14,7 +14,7 @@ import pytest
 
 from fsmis import segment_volume
 from fsmis.cli import CONF_DIR
-from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters import Segmenter
 from tests.segmenters.engines import frames
 from tests.test_run import small_root
 

@@ -26,7 +26,7 @@ from fsmis.pipeline.prompting import (
 )
 from fsmis.pipeline.support_set import SupportSet, SupportSetConstruction
 from fsmis.pipeline.zoom import Zoom
-from fsmis.segmenters.base import Answer, Segmenter
+from fsmis.segmenters import Answer, Segmenter
 from fsmis.segmenters.features import Features
 
 

@@ -23,7 +23,7 @@ from fsmis.pipeline.extent import Extent, likeness
 from fsmis.pipeline.matching import Match
 from fsmis.pipeline.prompting import Prompts
 from fsmis.pipeline.zoom import Zoom
-from fsmis.segmenters.base import Answer, Segmenter, Tracker, largest_component, unable
+from fsmis.segmenters import Answer, Segmenter, Tracker, largest_component, unable
 from fsmis.segmenters.features import Features, batches
 
 

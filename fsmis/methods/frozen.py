@@ -18,7 +18,7 @@ from fsmis.errors import UserError
 from fsmis.methods.base import Method
 from fsmis.pipeline.matching import to_tensor
 from fsmis.pipeline.prompting import EncodedEpisode, support_of_each_slice
-from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters import Segmenter
 from fsmis.segmenters.checkpoints import read_state
 from fsmis.segmenters.features import alpnet_logits, batches, on_grid, panet_logits
 from fsmis.segmenters.network import resolve_device

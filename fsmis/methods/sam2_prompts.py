@@ -16,9 +16,16 @@ from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.methods.base import Method
 from fsmis.pipeline.prompting import EncodedEpisode, support_of_each_slice
-from fsmis.segmenters.base import Segmenter, gated, resized, unable
-from fsmis.segmenters.features import Features, batches, cosine_logits, masked_average, on_grid
-from fsmis.segmenters.network import NetworkSegmenter
+from fsmis.segmenters import Segmenter, unable
+from fsmis.segmenters.features import (
+    Features,
+    batches,
+    cosine_logits,
+    masked_average,
+    on_grid,
+    resized,
+)
+from fsmis.segmenters.network import NetworkSegmenter, gated
 from fsmis.segmenters.steps import BACKGROUND, FOREGROUND, LOWER_RIGHT, UPPER_LEFT
 
 

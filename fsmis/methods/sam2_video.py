@@ -21,7 +21,7 @@ from fsmis.pipeline.prompting import (
     support_of_each_slice,
     support_prompts,
 )
-from fsmis.segmenters.base import Answer, Segmenter, Tracker
+from fsmis.segmenters import Answer, Segmenter, Tracker
 from fsmis.segmenters.features import Features, Memory, batches
 
 

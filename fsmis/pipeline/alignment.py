@@ -16,7 +16,7 @@ from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.pipeline.crops import Crops
 from fsmis.pipeline.prompting import EncodedEpisode, single_support
-from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters import Segmenter
 from fsmis.segmenters.features import Features, batches
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy as np
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.pipeline.matching import Match
-from fsmis.segmenters.base import Answer, Segmenter
+from fsmis.segmenters import Answer, Segmenter
 from fsmis.segmenters.features import Features, Memory, batches
 
 

@@ -20,7 +20,7 @@ from fsmis.pipeline.alignment import place_support
 from fsmis.pipeline.matching import Matcher, match
 from fsmis.pipeline.network_distances import EncoderFeatures
 from fsmis.pipeline.pixel_distances import Ncc
-from fsmis.segmenters.base import Segmenter
+from fsmis.segmenters import Segmenter
 from fsmis.segmenters.features import batches
 
 BATCH = 16  # images compared at a time

@@ -16,7 +16,7 @@ from fsmis.data.dataset import Scan, scale_intensities
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.pipeline.crops import Crops, boxes
-from fsmis.segmenters.base import Answer, largest_component
+from fsmis.segmenters import Answer, largest_component
 
 Answers = dict[str, Answer]
 

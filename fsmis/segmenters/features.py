@@ -175,3 +175,8 @@ def alpnet_logits(
 def batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Rows along the first axis, ``size`` at a time; the last batch may be smaller."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits ``[B, 1, h, w]`` as ``[B, H, W]``."""
+    return F.interpolate(mask, size, mode="bilinear", align_corners=False)[:, 0]

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsmis.errors import UserError
-from fsmis.segmenters.base import Answer, resized
+from fsmis.segmenters import NO_OBJECT, Answer
 from fsmis.segmenters.cache import FeatureCache, fingerprint, key
-from fsmis.segmenters.features import Features, Memory, batches, to_frames
+from fsmis.segmenters.features import Features, Memory, batches, resized, to_frames
 from fsmis.source import source_hash
 
 Decoded = tuple[Tensor, Tensor, Tensor]  # logits [B, 1, 4h, 4h], IoU [B, 1], object score [B, 1]
 
 
 class NetworkSegmenter(ABC):
-    """A :class:`~fsmis.segmenters.base.Tracker` made of a network's steps on tensors.
+    """A :class:`~fsmis.segmenters.Tracker` made of a network's steps on tensors.
 
     Args:
         model: the network, with its weights.
@@ -233,6 +233,11 @@ def check_sizes(image_size: int, multiple: int, batch_size: int, encode_batch_si
             f"segmenter.batch_size={batch_size}, encode_batch_size={encode_batch_size}: choose "
             "1 or more"
         )
+
+
+def gated(mask: Tensor, object_score: Tensor) -> Tensor:
+    """Mask logits ``[B, 1, h, w]``, nowhere an object where its score ``[B, 1]`` is 0 or less."""
+    return torch.where(object_score[..., None, None] > 0, mask.float(), NO_OBJECT)
 
 
 def _answer(decoded: Decoded, size: tuple[int, int]) -> Answer:

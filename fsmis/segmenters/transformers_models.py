@@ -27,10 +27,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from fsmis.errors import UserError
-from fsmis.segmenters.base import gated
 from fsmis.segmenters.cache import FeatureCache
 from fsmis.segmenters.features import Features, Memory, sequence
-from fsmis.segmenters.network import Decoded, NetworkSegmenter, check_sizes
+from fsmis.segmenters.network import Decoded, NetworkSegmenter, check_sizes, gated
 from fsmis.segmenters.transformers_loading import MULTIPLES, build
 
 

@@ -15,7 +15,7 @@ from fsmis.pipeline.extent import (
     likeness,
     standing_out,
 )
-from fsmis.segmenters.base import Answer
+from fsmis.segmenters import Answer
 from fsmis.segmenters.sam2 import Sam2
 from tests.methods.test_augment_match_prompt import build, episode  # noqa: F401 (a fixture)
 

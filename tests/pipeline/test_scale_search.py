@@ -11,7 +11,7 @@ from fsmis.errors import UserError
 from fsmis.pipeline import alignment
 from fsmis.pipeline.alignment import ScaleSearch, scaled
 from fsmis.pipeline.prompting import EncodedEpisode
-from fsmis.segmenters.base import Answer
+from fsmis.segmenters import Answer
 from fsmis.segmenters.features import Features
 from tests.methods.test_augment_match_prompt import build
 from tests.pipeline.test_zoom import SHAPE, SLICES, disc, episode_of

@@ -14,7 +14,7 @@ from fsmis.cli import CONF_DIR
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.pipeline.prompting import Prompts, VolumePass, mirror, segment_prompted
-from fsmis.segmenters.base import Answer, largest_component
+from fsmis.segmenters import Answer, largest_component
 from tests.methods.test_augment_match_prompt import build, episode
 
 VOLUME_PASS = ["method.volume_pass.reach=1", "method.volume_pass.confidence=0"]

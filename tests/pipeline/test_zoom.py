@@ -12,7 +12,7 @@ from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.pipeline.crops import Crops, boxes
 from fsmis.pipeline.zoom import Zoom
-from fsmis.segmenters.base import Answer
+from fsmis.segmenters import Answer
 from tests.methods.test_augment_match_prompt import build
 
 SHAPE = (80, 100)

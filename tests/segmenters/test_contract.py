@@ -1,4 +1,4 @@
-"""What every engine owes the pipeline, see ``fsmis.segmenters.base``."""
+"""What every engine owes the pipeline, see ``fsmis.segmenters``."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
-from fsmis.segmenters.base import Answer, Segmenter, Tracker
+from fsmis.segmenters import Answer, Segmenter, Tracker
 from fsmis.segmenters.features import Features, Memory
 from tests.segmenters.engines import ENGINES, build, configured, frames, shared
 
