@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fsmis.api import segment_volume as segment_volume
     from fsmis.data.dataset import Dataset as Dataset
     from fsmis.data.protocol import Episode as Episode
-    from fsmis.methods.base import Method as Method
+    from fsmis.methods import Method as Method
     from fsmis.pipeline.matching import Matcher as Matcher
     from fsmis.reporting.runs import read_runs as read_runs
 
@@ -25,7 +25,7 @@ _HOME = {
     "VolumeSegmenter": "fsmis.api",
     "Dataset": "fsmis.data.dataset",
     "Episode": "fsmis.data.protocol",
-    "Method": "fsmis.methods.base",
+    "Method": "fsmis.methods",
     "Matcher": "fsmis.pipeline.matching",
     "read_runs": "fsmis.reporting.runs",
 }

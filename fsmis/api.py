@@ -30,7 +30,8 @@ from fsmis.data.labelled_slice import LabelledSlice, labelled_slices
 from fsmis.data.protocol import Episode
 from fsmis.data.volume import Given, Volume
 from fsmis.errors import UserError
-from fsmis.methods.base import Method, PromptedMethod
+from fsmis.methods import Method
+from fsmis.methods.prompted import PromptedMethod
 from fsmis.pipeline.whole_volume import labels_on_query, pair, served
 from fsmis.reporting.findings import Found, doubts, found_in, notes_on_inputs
 from fsmis.settings import SegmentSettings, converted, require_at_least, require_replacing

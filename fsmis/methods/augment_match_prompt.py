@@ -11,10 +11,11 @@ import numpy as np
 
 from fsmis.data.protocol import Episode, served_slices
 from fsmis.errors import UserError
-from fsmis.methods.base import PromptedMethod
+from fsmis.methods.prompted import PromptedMethod
+from fsmis.pipeline import Match
 from fsmis.pipeline.alignment import ScaleSearch
 from fsmis.pipeline.extent import Extent
-from fsmis.pipeline.matching import Match, Matcher, match
+from fsmis.pipeline.matching import Matcher, match
 from fsmis.pipeline.prompting import (
     Prompts,
     Segment,

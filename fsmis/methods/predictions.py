@@ -11,7 +11,7 @@ from fsmis.data.dataset import Scan
 from fsmis.data.nifti import read_volume
 from fsmis.data.protocol import Episode
 from fsmis.errors import ScanError, UserError
-from fsmis.methods.base import Method
+from fsmis.methods import Method
 
 OUTSIDE = -1  # in place of a label, where a map does not reach
 

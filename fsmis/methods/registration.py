@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from skimage.transform import resize
 
 from fsmis.data.protocol import Episode
-from fsmis.methods.base import Method
+from fsmis.methods import Method
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.methods.base import Method
+from fsmis.methods import Method
 from fsmis.pipeline.prompting import EncodedEpisode, support_of_each_slice
 from fsmis.segmenters import Segmenter, unable
 from fsmis.segmenters.features import (

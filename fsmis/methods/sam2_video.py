@@ -12,8 +12,9 @@ import numpy as np
 
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
-from fsmis.methods.base import PromptedMethod, TrackingMethod
-from fsmis.pipeline.matching import Match, Matcher, match
+from fsmis.methods.prompted import PromptedMethod, TrackingMethod
+from fsmis.pipeline import Match
+from fsmis.pipeline.matching import Matcher, match
 from fsmis.pipeline.prompting import (
     EncodedEpisode,
     by_organ,
@@ -203,7 +204,7 @@ class FateSam(Walk):
         segmenter: the video model.
         matcher: distance of slices, in the paper that of the encoder's features.
         neighbours: labelled slices that prompt each query slice, all where there are fewer.
-        parts: see :class:`~fsmis.methods.base.PromptedMethod`.
+        parts: see :class:`~fsmis.methods.prompted.PromptedMethod`.
 
     Raises:
         UserError: ``neighbours`` is not a count.

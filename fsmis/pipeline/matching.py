@@ -2,7 +2,6 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -42,16 +41,6 @@ class Matcher(ABC, Generic[Slices]):
     @abstractmethod
     def distance(self, queries: Slices) -> torch.Tensor:
         """Distances float ``[S, N]`` of S query slices to the copies."""
-
-
-@dataclass(frozen=True, eq=False)
-class Match:
-    """What a query slice was segmented from: an image float32 [H, W] in [0, 1] and its mask bool
-    [H, W]; it is the nearest of ``of`` such pairs that prompted the slice together."""
-
-    image: np.ndarray
-    mask: np.ndarray
-    of: int = 1
 
 
 def to_tensor(images: np.ndarray, image_size: int | None) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
-from fsmis.pipeline.matching import Match
+from fsmis.pipeline import Match
 from fsmis.segmenters import Answer, Segmenter
 from fsmis.segmenters.features import Features, Memory, batches
 

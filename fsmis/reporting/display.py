@@ -25,11 +25,11 @@ from rich.table import Table
 
 from fsmis.cli import console, errors
 from fsmis.data.protocol import Episode, served_slices
+from fsmis.methods import Method
 from fsmis.reporting.tables import POOLED, shown, summarise
 from fsmis.runs.records import Cell, RunFolder
 
-if TYPE_CHECKING:  # they load torch, which tables do without
-    from fsmis.methods.base import Method
+if TYPE_CHECKING:  # it loads torch, which tables do without
     from fsmis.pipeline.matching import Matcher
 
 COLUMNS = {"dice": "Dice %", "sd": "sd", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}

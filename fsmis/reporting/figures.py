@@ -19,7 +19,7 @@ from medpy.metric.binary import dc
 from fsmis.data.geometry import AxialVolume, CommonGrid
 from fsmis.data.protocol import Episode
 from fsmis.files import write_atomic, write_figure
-from fsmis.pipeline.matching import Match
+from fsmis.pipeline import Match
 from fsmis.reporting.statistics import ranked
 from fsmis.runs.evaluation import Segmented
 from fsmis.runs.records import Cell

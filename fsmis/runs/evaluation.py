@@ -17,8 +17,8 @@ from fsmis.data.dataset import Dataset, Scan
 from fsmis.data.nifti import write_mask
 from fsmis.data.protocol import Episode, Protocol, Split, truth
 from fsmis.errors import ScanError, UserError
-from fsmis.methods.base import Method, TrainingScans
-from fsmis.pipeline.matching import Match
+from fsmis.methods import Method, TrainingScans
+from fsmis.pipeline import Match
 from fsmis.runs.records import Cell
 
 

@@ -1,17 +1,19 @@
 """Files of weights, read with nothing unpickled, and loaded into a network strictly, as Meta or
-transformers publish them."""
+transformers publish them. Torch is loaded only by what reads one."""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fsmis.errors import UserError
 from fsmis.files import sha256
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -20,6 +22,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
     Nothing but tensors and plain containers is unpickled (``weights_only=True``). Raises UserError
     for a Git LFS pointer, a web page, a truncated file, or other contents.
     """
+    import torch
+    from safetensors.torch import load_file
+
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -36,6 +41,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
     Raises UserError as ``read_tensors``, or where there is anything but tensors.
     """
+    from torch import Tensor
+
     loaded = read_tensors(path)
     state = loaded.get("model", loaded)
     if not isinstance(state, dict) or not state:
@@ -216,6 +223,8 @@ def to_meta(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]
 
     Anything else in ``state`` keeps its name.
     """
+    import torch
+
     left = dict(state)
     image, prompt = left.get(IMAGE_EMBEDDING), left.get(PROMPT_EMBEDDING)
     if image is None and prompt is not None:
@@ -241,6 +250,8 @@ def in_transformers(name: str) -> str:
 
 def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of Meta's SAM2 under the names of transformers; the inverse of :func:`to_meta`."""
+    import torch
+
     points = sorted(name for name in state if POINT.fullmatch(name))
     rest = {in_transformers(name): state[name] for name in state if name not in points}
     shared = rest[IMAGE_EMBEDDING].clone()  # each module keeps its own

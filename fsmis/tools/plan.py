@@ -23,7 +23,7 @@ from fsmis.cli import command_line, console, errors
 from fsmis.data.protocol import served_slices
 from fsmis.errors import ScanError
 from fsmis.files import author
-from fsmis.methods.base import TrainingScans
+from fsmis.methods import TrainingScans
 from fsmis.methods.trained.fold import TIMING, FoldTraining
 from fsmis.methods.trained.network import EpisodicNetwork
 from fsmis.methods.trained.training import EpisodicMethod, EpisodicTraining

@@ -14,7 +14,7 @@ from fsmis.cli import CONF_DIR
 from fsmis.data.dataset import Scan
 from fsmis.data.nifti import write_mask, write_volume
 from fsmis.data.protocol import Episode, OrganTask, Split
-from fsmis.methods.base import Method, TrainingScans
+from fsmis.methods import Method, TrainingScans
 from fsmis.pipeline.matching import Matcher, match
 from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import Cell

@@ -22,7 +22,7 @@ from fsmis.cli import CONF_DIR
 from fsmis.data.dataset import Dataset, Scan
 from fsmis.data.nifti import read_volume, write_mask, write_volume
 from fsmis.errors import UserError
-from fsmis.methods.base import TrainingScans
+from fsmis.methods import TrainingScans
 from fsmis.methods.trained import (
     ADNetNetwork,
     ALPNetNetwork,

@@ -17,7 +17,7 @@ from PIL import Image
 from fsmis.data.dataset import Scan
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
-from fsmis.methods.base import Method
+from fsmis.methods import Method
 from fsmis.methods.frozen import ALPNetFrozen, PANetFrozen
 from fsmis.methods.sam2_prompts import box_around_peak, box_of_masks, extreme_points, similarity
 from fsmis.methods.sam2_video import propagate

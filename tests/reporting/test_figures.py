@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fsmis.data.dataset import Scan
 from fsmis.data.protocol import Episode, OrganTask
-from fsmis.pipeline.matching import Match
+from fsmis.pipeline import Match
 from fsmis.reporting import figures
 from fsmis.reporting.figures import fill, outline, show
 from fsmis.reporting.statistics import ranked

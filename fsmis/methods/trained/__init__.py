@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fsmis.methods.base import TrainingScans
+from fsmis.methods import TrainingScans
 from fsmis.methods.trained.network import (
     Encoder,
     EpisodicNetwork,

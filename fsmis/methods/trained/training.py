@@ -21,7 +21,7 @@ from fsmis.cli import console
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.files import sha256
-from fsmis.methods.base import Method, TrainingScans
+from fsmis.methods import Method, TrainingScans
 from fsmis.methods.trained.episodes import Episodes, EpisodeSource, Supervoxels, Views, resized
 from fsmis.methods.trained.fold import FoldTraining, Schedule
 from fsmis.methods.trained.network import (

@@ -1,0 +1,113 @@
+"""Methods that prompt a video model, and what any of them may do at test time."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+
+from fsmis.data.protocol import Episode
+from fsmis.methods import Method
+from fsmis.pipeline.alignment import ScaleSearch, place_support
+from fsmis.pipeline.extent import Extent, likeness
+from fsmis.pipeline.prompting import Prompts
+from fsmis.pipeline.zoom import Zoom
+from fsmis.segmenters import Answer, Segmenter, Tracker, largest_component, unable
+from fsmis.segmenters.features import Features, batches
+
+
+class PromptedMethod(Method):
+    """A method that answers with logits, so that its answer can be refined.
+
+    Args:
+        segmenter: the video model.
+        scale: brings the support to the query's scale, before anything else.
+        extent: rules slices out that lack the organ, after the first pass.
+        zoom: asks again on crops around what was found.
+        largest_component: keep the largest connected part of each organ.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        scale: ScaleSearch,
+        extent: Extent,
+        zoom: Zoom,
+        largest_component: bool,
+    ) -> None:
+        self.segmenter = segmenter
+        self.scale = scale
+        self.extent = extent
+        self.zoom = zoom
+        self.largest_component = largest_component
+
+    @abstractmethod
+    def answer(self, episode: Episode) -> dict[str, Answer]:
+        """The answer on the query slices of every organ's task; sets ``matches``."""
+
+    def within_extent(
+        self, episode: Episode, answer: Answer, images: Features, prompts: Prompts
+    ) -> Answer:
+        """The rows of a first pass, those beyond the organs' extent ruled out.
+
+        Args:
+            episode: its tasks' slices are the rows, in order.
+            answer: R rows.
+            images: features of copies and query slices, which the prompts number.
+            prompts: of the rows; the nearest memory of each stands for the labelled slice.
+        """
+        if not self.extent.applies(episode):
+            return answer
+        nearest = prompts.row_memory[:, -1]
+        alike = [  # a few rows at a time: each has the features of two images
+            likeness(
+                images[prompts.row_query[rows]],
+                answer.logits[rows] > 0,
+                images[prompts.memory_copy[nearest[rows]]],
+                prompts.memory_mask[nearest[rows]],
+            )
+            for rows in batches(np.arange(len(answer)), self.segmenter.batch_size)
+        ]
+        places = None
+        if self.extent.place:  # the rows of the first organ are all query slices
+            of_query = prompts.row_query[: len(episode.query_slices)]
+            query = (images[rows] for rows in batches(of_query, self.segmenter.batch_size))
+            places = place_support(self.segmenter, episode, query)
+        return self.extent.limit(
+            episode, answer, np.concatenate(alike), places, self.largest_component
+        )
+
+    def segment(self, episode: Episode) -> dict[str, np.ndarray]:
+        """See ``Method.segment``."""
+        scaled = self.scale.search(self.segmenter, episode)
+        answers = self.answer(scaled)
+        matches = self.matches  # on the whole slices, as figures show them
+        answers = self.zoom.refine(scaled, answers, self.answer)
+        self.matches = matches
+        masks = {organ: answer.masks for organ, answer in answers.items()}
+        if self.largest_component:
+            masks = {organ: largest_component(mask) for organ, mask in masks.items()}
+        held = {organ: mask.any(axis=(1, 2)) for organ, mask in masks.items()}
+        self.confidence = {  # the overlap that the model predicts for its masks
+            organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()
+        }
+        return masks
+
+
+class TrackingMethod(PromptedMethod):
+    """One that goes through the slices as through a video; its segmenter tracks.
+
+    Args:
+        segmenter: the video model.
+        parts: see :class:`PromptedMethod`.
+
+    Raises:
+        UserError: the segmenter does not track.
+    """
+
+    def __init__(self, segmenter: Segmenter, **parts: Any) -> None:
+        super().__init__(segmenter, **parts)
+        if not isinstance(segmenter, Tracker):
+            raise unable(segmenter, "track")
+        self.tracker = segmenter
