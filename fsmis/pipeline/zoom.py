@@ -15,7 +15,7 @@ from scipy.ndimage import median_filter
 from fsmis.data.dataset import Scan, scale_intensities
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
-from fsmis.pipeline.crops import Crops, boxes
+from fsmis.pipeline.alignment import Crops
 from fsmis.segmenters import Answer, largest_component
 
 Answers = dict[str, Answer]
@@ -222,3 +222,17 @@ def _around(masks: np.ndarray, side: float, scan: Scan, steady: bool) -> Crops:
         for axis in (0, 1):
             centres[:, axis] = np.interp(rows, rows[known], centres[known, axis])
     return Crops(centres, sides, (masks.shape[1], masks.shape[2]))
+
+
+def boxes(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and extents (y, x), float ``[N, 2]`` each in pixels, of masks bool ``[N, H, W]``; NaN
+    for empty ones."""
+    centres = np.full((len(masks), 2), np.nan)
+    extents = np.full((len(masks), 2), np.nan)
+    for row, mask in enumerate(masks):
+        for axis in (0, 1):
+            filled = np.flatnonzero(mask.any(axis=1 - axis))
+            if len(filled):
+                low, high = filled[0], filled[-1] + 1
+                centres[row, axis], extents[row, axis] = (low + high) / 2, high - low
+    return centres, extents

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
 from fsmis.segmenters.sam2 import Sam2
+from fsmis.tools.bench import phantom_workload
 from fsmis.tools.bench.ways import all_pairs_distances, build_lpips, make_responsive, shared_logits
-from fsmis.tools.bench.workload import phantom_workload
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 LOGITS = 2e-4  # largest difference of CPU and GPU in float32

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from fsmis.data.dataset import Scan
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
-from fsmis.pipeline.crops import Crops, boxes
-from fsmis.pipeline.zoom import Zoom
+from fsmis.pipeline.alignment import Crops
+from fsmis.pipeline.zoom import Zoom, boxes
 from fsmis.segmenters import Answer
 from tests.methods.test_augment_match_prompt import build
 

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from fsmis.tools.bench import Workload, phantom_workload, promises
 from fsmis.tools.bench.__main__ import main
 from fsmis.tools.bench.measure import count
 from fsmis.tools.bench.ways import Perceptual, TwoFrame
-from fsmis.tools.bench.workload import Workload, phantom_workload, promises
 from fsmis.tools.phantom import SIZE
 
 SLICES, ORGANS, COPIES = 2, 2, 3

@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line, console
 from fsmis.files import write_atomic, write_figure
 from fsmis.pipeline.network_distances import BACKBONES
+from fsmis.tools.bench import Promise, Workload, phantom_workload, promises
 from fsmis.tools.bench.measure import Way, clock, count, show, tabulate
 from fsmis.tools.bench.ways import Perceptual, TwoFrame
 from fsmis.tools.bench.whole_volume import (
@@ -29,7 +30,6 @@ from fsmis.tools.bench.whole_volume import (
     tabulate_volume,
     volume_promises,
 )
-from fsmis.tools.bench.workload import Promise, Workload, phantom_workload, promises
 
 TICKS = (1, 2, 5)  # of each power of ten
 AXES = {

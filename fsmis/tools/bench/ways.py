@@ -21,8 +21,8 @@ from fsmis.pipeline.matching import to_tensor
 from fsmis.pipeline.network_distances import Lpips
 from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.segmenters.sam2 import Sam2, build_sam2
+from fsmis.tools.bench import GREYS, Workload
 from fsmis.tools.bench.measure import Network, Way
-from fsmis.tools.bench.workload import GREYS, Workload
 
 
 class TwoFrame:

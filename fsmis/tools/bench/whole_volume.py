@@ -22,9 +22,9 @@ from fsmis.api import VolumeSegmenter
 from fsmis.data.dataset import scale_intensities
 from fsmis.data.nifti import read_volume, write_mask, write_volume
 from fsmis.segmenters.sam2 import Sam2
+from fsmis.tools.bench import GREYS, Promise, at_most
 from fsmis.tools.bench.measure import Network, Way
 from fsmis.tools.bench.ways import IMAGENET, public_twin, quiet, sam2_networks
-from fsmis.tools.bench.workload import GREYS, Promise, at_most
 from fsmis.tools.export import export
 from fsmis.tools.phantom import BRIGHTEST, SIZE
 from fsmis.tools.phantom_anatomy import ABDOMEN, mr_patient
