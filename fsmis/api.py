@@ -25,14 +25,20 @@ from omegaconf import DictConfig, OmegaConf
 from fsmis.cli import CONF_DIR
 from fsmis.data.dataset import require_percentiles
 from fsmis.data.geometry import CommonGrid
-from fsmis.data.intensities import Intensities, is_ct, window_of
 from fsmis.data.labelled_slice import LabelledSlice, labelled_slices
 from fsmis.data.protocol import Episode
 from fsmis.data.volume import Given, Volume
 from fsmis.errors import UserError
 from fsmis.methods import Method
 from fsmis.methods.prompted import PromptedMethod
-from fsmis.pipeline.whole_volume import labels_on_query, pair, served
+from fsmis.pipeline.whole_volume import (
+    Intensities,
+    is_ct,
+    labels_on_query,
+    pair,
+    served,
+    window_of,
+)
 from fsmis.reporting.findings import Found, doubts, found_in, notes_on_inputs
 from fsmis.settings import SegmentSettings, converted, require_at_least, require_replacing
 

@@ -26,9 +26,8 @@ from fsmis.cli import (
     print_help_and_exit,
 )
 from fsmis.data.dataset import Dataset
-from fsmis.data.intensities import notes_on
 from fsmis.data.protocol import Protocol
-from fsmis.data.verify import verify_once
+from fsmis.data.verify import notes_on, verify_once
 from fsmis.errors import ScanError, UserError
 from fsmis.files import author, beating, now, require_name
 from fsmis.reporting import display, figures, tracking

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from fsmis.data.geometry import AxialVolume, CommonGrid
-from fsmis.data.intensities import Intensities
+from fsmis.pipeline.whole_volume import Intensities
 from fsmis.segment import main
 from fsmis.tools.phantom import generate
 

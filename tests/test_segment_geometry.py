@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from fsmis.data.intensities import notes_on
+from fsmis.data.verify import notes_on
 from fsmis.segment import main
 from tests.test_segment import COPY, arguments, files, query, support  # noqa: F401 (fixtures)
 

@@ -13,11 +13,12 @@ import pandas as pd
 from scipy.ndimage import label
 
 from fsmis.data.dicom import series_files
-from fsmis.data.intensities import notes_on, unlikeness
 from fsmis.data.protocol import Episode
+from fsmis.data.verify import notes_on
 from fsmis.data.volume import NIFTI, Volume
 from fsmis.errors import UserError
 from fsmis.files import counted, sha256, write_atomic
+from fsmis.pipeline.whole_volume import unlikeness
 
 TILT_DEG = 0.5  # axes that are off a right angle by less are taken for straight
 

@@ -4,8 +4,8 @@ import nibabel as nib
 import numpy as np
 
 from fsmis.data.geometry import AxialVolume
-from fsmis.data.intensities import is_ct, window_of
 from fsmis.data.labelled_slice import LabelledSlice
+from fsmis.pipeline.whole_volume import is_ct, window_of
 from fsmis.segment import main
 from tests.test_segment import COPY, arguments, files, query, support  # noqa: F401 (fixtures)
 
