@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from fsmis.data.protocol import Episode
 from fsmis.methods import Method
@@ -26,6 +27,7 @@ class PromptedMethod(Method):
         extent: rules slices out that lack the organ, after the first pass.
         zoom: asks again on crops around what was found.
         largest_component: keep the largest connected part of each organ.
+        non_overlap: organs do not overlap, see :func:`exclusive`.
     """
 
     def __init__(
@@ -35,12 +37,14 @@ class PromptedMethod(Method):
         extent: Extent,
         zoom: Zoom,
         largest_component: bool,
+        non_overlap: bool,
     ) -> None:
         self.segmenter = segmenter
         self.scale = scale
         self.extent = extent
         self.zoom = zoom
         self.largest_component = largest_component
+        self.non_overlap = non_overlap
 
     @abstractmethod
     def answer(self, episode: Episode) -> dict[str, Answer]:
@@ -86,6 +90,8 @@ class PromptedMethod(Method):
         answers = self.zoom.refine(scaled, answers, self.answer)
         self.matches = matches
         masks = {organ: answer.masks for organ, answer in answers.items()}
+        if self.non_overlap:
+            masks = exclusive(scaled, answers)
         if self.largest_component:
             masks = {organ: largest_component(mask) for organ, mask in masks.items()}
         held = {organ: mask.any(axis=(1, 2)) for organ, mask in masks.items()}
@@ -93,6 +99,25 @@ class PromptedMethod(Method):
             organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()
         }
         return masks
+
+
+def exclusive(episode: Episode, answers: dict[str, Answer]) -> dict[str, np.ndarray]:
+    """Masks that do not overlap, bool ``[S, H, W]`` by organ: of a pixel that several claim, it
+    belongs to that with the highest product of its probability and the mask's predicted overlap.
+
+    Not part of the paper; ``non_overlap_masks`` of SAM2's predictor compares logits alone.
+    """
+    height, width = episode.query.image.shape[1:]
+    highest = np.zeros((len(episode.query.image), height, width), np.float32)
+    claims = {}
+    for organ, answer in answers.items():
+        claims[organ] = answer.masks * expit(answer.logits) * answer.iou[:, None, None]
+        slices = episode.organs[organ].query_slices
+        highest[slices] = np.maximum(highest[slices], claims[organ])
+    return {
+        organ: answers[organ].masks & (claim >= highest[episode.organs[organ].query_slices])
+        for organ, claim in claims.items()
+    }
 
 
 class TrackingMethod(PromptedMethod):
