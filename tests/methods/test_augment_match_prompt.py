@@ -21,7 +21,7 @@ def build(*overrides: str) -> AugmentMatchPrompt:
     """The method of a composed configuration, small and with lively random weights."""
     small = ["segmenter.checkpoint=random", "segmenter.image_size=64", "support_set.count=6"]
     quiet = ["device=cpu", "cache.dir=null"]
-    small += ["method.largest_component=false"]
+    small += ["method.largest_component=false", "method.non_overlap=false"]
     if not any(override.startswith("method=") for override in overrides):
         small += ["method.memories=1", "method.volume_pass.reach=0", "method.zoom.passes=0"]
         small += ["method.scale.scales=[]"]

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from fsmis.cli import CONF_DIR
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
+from fsmis.methods.prompted import exclusive
 from fsmis.pipeline.prompting import Prompts, VolumePass, mirror, segment_prompted
 from fsmis.segmenters import Answer, largest_component
 from tests.methods.test_augment_match_prompt import build, episode
@@ -201,6 +202,27 @@ def test_largest_component_of_every_organ(episode, monkeypatch):
         assert 0 < one_part[organ].sum() < mask.sum()
 
 
+def test_of_a_pixel_that_several_claim_the_surest_keeps_it(episode):
+    noise = np.random.default_rng(1)
+    answers = {}
+    for organ, task in episode.organs.items():
+        count = len(task.query_slices)
+        logits = noise.normal(0, 3, (count, 96, 96)).astype(np.float32)
+        score, overlap = noise.normal(1, 1, count), noise.uniform(0, 1, count)
+        answers[organ] = Answer(logits, score.astype(np.float32), overlap.astype(np.float32))
+    kept = exclusive(episode, answers)
+    held = np.zeros(episode.query.image.shape, int)
+    claimed = np.zeros(episode.query.image.shape, bool)
+    for organ, task in episode.organs.items():
+        assert not (kept[organ] & ~answers[organ].masks).any()
+        held[task.query_slices] += kept[organ]
+        claimed[task.query_slices] |= answers[organ].masks
+    np.testing.assert_array_equal(held, claimed)  # each claimed pixel goes to one organ
+    alone = dict(list(answers.items())[:1])
+    for organ, mask in exclusive(episode, alone).items():
+        np.testing.assert_array_equal(mask, answers[organ].masks)
+
+
 def test_ablation_switches_what_it_names():
     def method(choice: str) -> dict[str, object]:
         cfg = compose("config", ["experiment=ablation_test_time", f"test_time={choice}"])
@@ -217,7 +239,14 @@ def test_ablation_switches_what_it_names():
     assert switched.pop("none") == set()
     assert switched.pop("memories_and_volume_pass") == {"memories", "volume_pass"}
     default = switched.pop("default")
-    assert default == {"memories", "volume_pass", "largest_component", "zoom", "scale"}
+    assert default == {
+        "memories",
+        "volume_pass",
+        "largest_component",
+        "non_overlap",
+        "zoom",
+        "scale",
+    }
     assert switched.pop("default_without_zoom") == default - {"zoom"}
     assert switched.pop("default_and_flip") == default | {"flip"}
     assert switched.pop("default_and_second_zoom") == default
