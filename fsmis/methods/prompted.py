@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters import Answer, Segmenter, Tracker, largest_component, unable
 from fsmis.segmenters.features import Features, batches
 
+# A pixel too much costs a large mask little, one too few a small mask much; and the overlap that
+# the model predicts is higher for large ones.
+FAVOUR = 0.25
+
 
 class PromptedMethod(Method):
     """A method that answers with logits, so that its answer can be refined.
@@ -27,7 +32,7 @@ class PromptedMethod(Method):
         extent: rules slices out that lack the organ, after the first pass.
         zoom: asks again on crops around what was found.
         largest_component: keep the largest connected part of each organ.
-        non_overlap: organs do not overlap, see :func:`exclusive`.
+        non_overlap: organs do not overlap, see :func:`apart`.
     """
 
     def __init__(
@@ -86,12 +91,14 @@ class PromptedMethod(Method):
         """See ``Method.segment``."""
         scaled = self.scale.search(self.segmenter, episode)
         answers = self.answer(scaled)
+        if self.non_overlap:
+            answers = apart(scaled, answers)
         matches = self.matches  # on the whole slices, as figures show them
         answers = self.zoom.refine(scaled, answers, self.answer)
         self.matches = matches
-        masks = {organ: answer.masks for organ, answer in answers.items()}
         if self.non_overlap:
-            masks = exclusive(scaled, answers)
+            answers = apart(scaled, answers)
+        masks = {organ: answer.masks for organ, answer in answers.items()}
         if self.largest_component:
             masks = {organ: largest_component(mask) for organ, mask in masks.items()}
         held = {organ: mask.any(axis=(1, 2)) for organ, mask in masks.items()}
@@ -101,23 +108,29 @@ class PromptedMethod(Method):
         return masks
 
 
-def exclusive(episode: Episode, answers: dict[str, Answer]) -> dict[str, np.ndarray]:
-    """Masks that do not overlap, bool ``[S, H, W]`` by organ: of a pixel that several claim, it
-    belongs to that with the highest product of its probability and the mask's predicted overlap.
+def apart(episode: Episode, answers: dict[str, Answer]) -> dict[str, Answer]:
+    """Answers whose masks do not overlap, as labels never do: a pixel that several claim belongs to
+    the strongest, the logits of the others change their sign there.
 
-    Not part of the paper; ``non_overlap_masks`` of SAM2's predictor compares logits alone.
+    A claim is the pixel's probability times the mask's predicted overlap, over its area to the
+    power of ``FAVOUR``. Not part of the paper; SAM2's predictor has it as ``non_overlap_masks``,
+    by logits alone.
     """
-    height, width = episode.query.image.shape[1:]
-    highest = np.zeros((len(episode.query.image), height, width), np.float32)
+    strongest = np.zeros(episode.query.image.shape, np.float32)
     claims = {}
     for organ, answer in answers.items():
-        claims[organ] = answer.masks * expit(answer.logits) * answer.iou[:, None, None]
-        slices = episode.organs[organ].query_slices
-        highest[slices] = np.maximum(highest[slices], claims[organ])
-    return {
-        organ: answers[organ].masks & (claim >= highest[episode.organs[organ].query_slices])
-        for organ, claim in claims.items()
-    }
+        masks, slices = answer.masks, episode.organs[organ].query_slices
+        areas = np.maximum(1, masks.sum(axis=(1, 2)))
+        weights = (answer.iou / areas**FAVOUR).astype(np.float32)
+        claims[organ] = masks * expit(answer.logits) * weights[:, None, None]
+        strongest[slices] = np.maximum(strongest[slices], claims[organ])
+    settled = {}
+    for organ, answer in answers.items():
+        lost = claims[organ] < strongest[episode.organs[organ].query_slices]
+        settled[organ] = replace(
+            answer, logits=np.where(lost & answer.masks, -1, 1) * answer.logits
+        )
+    return settled
 
 
 class TrackingMethod(PromptedMethod):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from fsmis.cli import CONF_DIR
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.methods.prompted import exclusive
+from fsmis.methods.prompted import apart
 from fsmis.pipeline.prompting import Prompts, VolumePass, mirror, segment_prompted
 from fsmis.segmenters import Answer, largest_component
 from tests.methods.test_augment_match_prompt import build, episode
@@ -202,7 +202,7 @@ def test_largest_component_of_every_organ(episode, monkeypatch):
         assert 0 < one_part[organ].sum() < mask.sum()
 
 
-def test_of_a_pixel_that_several_claim_the_surest_keeps_it(episode):
+def test_of_a_pixel_that_several_organs_claim_one_keeps_it(episode):
     noise = np.random.default_rng(1)
     answers = {}
     for organ, task in episode.organs.items():
@@ -210,7 +210,8 @@ def test_of_a_pixel_that_several_claim_the_surest_keeps_it(episode):
         logits = noise.normal(0, 3, (count, 96, 96)).astype(np.float32)
         score, overlap = noise.normal(1, 1, count), noise.uniform(0, 1, count)
         answers[organ] = Answer(logits, score.astype(np.float32), overlap.astype(np.float32))
-    kept = exclusive(episode, answers)
+    settled = apart(episode, answers)
+    kept = {organ: answer.masks for organ, answer in settled.items()}
     held = np.zeros(episode.query.image.shape, int)
     claimed = np.zeros(episode.query.image.shape, bool)
     for organ, task in episode.organs.items():
@@ -219,8 +220,8 @@ def test_of_a_pixel_that_several_claim_the_surest_keeps_it(episode):
         claimed[task.query_slices] |= answers[organ].masks
     np.testing.assert_array_equal(held, claimed)  # each claimed pixel goes to one organ
     alone = dict(list(answers.items())[:1])
-    for organ, mask in exclusive(episode, alone).items():
-        np.testing.assert_array_equal(mask, answers[organ].masks)
+    for organ, answer in apart(episode, alone).items():
+        np.testing.assert_array_equal(answer.logits, answers[organ].logits)
 
 
 def test_ablation_switches_what_it_names():
