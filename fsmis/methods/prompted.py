@@ -121,15 +121,14 @@ def apart(episode: Episode, answers: dict[str, Answer]) -> dict[str, Answer]:
     for organ, answer in answers.items():
         masks, slices = answer.masks, episode.organs[organ].query_slices
         areas = np.maximum(1, masks.sum(axis=(1, 2)))
-        weights = (answer.iou / areas**FAVOUR).astype(np.float32)
-        claims[organ] = masks * expit(answer.logits) * weights[:, None, None]
+        weights = answer.iou / areas**FAVOUR
+        claim = masks * expit(answer.logits) * weights[:, None, None]
+        claims[organ] = claim.astype(np.float32)  # as the strongest, which they are compared with
         strongest[slices] = np.maximum(strongest[slices], claims[organ])
     settled = {}
     for organ, answer in answers.items():
-        lost = claims[organ] < strongest[episode.organs[organ].query_slices]
-        settled[organ] = replace(
-            answer, logits=np.where(lost & answer.masks, -1, 1) * answer.logits
-        )
+        lost = answer.masks & (claims[organ] < strongest[episode.organs[organ].query_slices])
+        settled[organ] = replace(answer, logits=np.where(lost, -answer.logits, answer.logits))
     return settled
 
 

@@ -219,6 +219,9 @@ def test_of_a_pixel_that_several_organs_claim_one_keeps_it(episode):
         held[task.query_slices] += kept[organ]
         claimed[task.query_slices] |= answers[organ].masks
     np.testing.assert_array_equal(held, claimed)  # each claimed pixel goes to one organ
+    for organ, answer in apart(episode, settled).items():
+        assert answer.logits.dtype == np.float32
+        np.testing.assert_array_equal(answer.logits, settled[organ].logits)
     alone = dict(list(answers.items())[:1])
     for organ, answer in apart(episode, alone).items():
         np.testing.assert_array_equal(answer.logits, answers[organ].logits)
