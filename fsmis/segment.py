@@ -8,24 +8,27 @@ output lies on the query's own voxels and has the label values of the mask. Wher
 the one with the smaller area in the labelled slice stands. The work is that of ``fsmis.api``.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from rich.progress import Progress
 
-from fsmis.api import Prepared, Segmentation, VolumeSegmenter
 from fsmis.cli import SOME_FAILED, command_line, console, errors
 from fsmis.data.dicom import series_files
 from fsmis.data.volume import DICOM_SEG, NIFTI
 from fsmis.errors import UserError
 from fsmis.reporting.display import segmenting, time_left
-from fsmis.reporting.figures import draw_preview
 from fsmis.reporting.findings import SUMMARY, LabelledFolder, made_from, queries_in
 from fsmis.source import source_hash
+
+if TYPE_CHECKING:
+    from fsmis.api import Prepared, Segmentation, VolumeSegmenter
 
 FIGURES = (".png", ".pdf", ".svg")
 OF_OUTPUT = ("dicom_seg", "figure_slices", "doubt_below", "unlike")  # settings that move no label
@@ -35,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; exit code 2 with one line on bad input, 1 where some queries of a folder
     failed."""
     options = _parser().parse_intermixed_args(arguments)
+    from fsmis.api import VolumeSegmenter  # slow to load: help and typing errors do not wait for it
+
     with command_line():
         images, masks, query = options.support_image, options.support_mask, options.query
         is_folder = query.is_dir() and not series_files(query)
@@ -136,6 +141,8 @@ def _answer(
 
 
 def _draw(path: Path, prepared: Prepared, answer: Segmentation, segmenter: VolumeSegmenter) -> None:
+    from fsmis.reporting.figures import draw_preview  # slow to load, and not always used
+
     draw_preview(
         path,
         prepared.episode,
@@ -151,7 +158,7 @@ def _identity(segmenter: VolumeSegmenter, supports: Sequence[Path]) -> str:
     settings: Any = OmegaConf.to_container(segmenter.settings)
     moving = {key: value for key, value in settings.items() if key not in OF_OUTPUT}
     slices = [[some.stored_position for some in of] for of in segmenter.slices]
-    code = source_hash(VolumeSegmenter, segmenter.settings.method._target_)
+    code = source_hash(type(segmenter), segmenter.settings.method._target_)
     return made_from(f"{moving} {slices} {code}", supports)
 
 

@@ -17,12 +17,7 @@ from fsmis.data.geometry import AxialVolume, CommonGrid
 from fsmis.data.labelled_slice import LabelledSlice
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
-from fsmis.pipeline.alignment import place_support
-from fsmis.pipeline.matching import Matcher, match
-from fsmis.pipeline.network_distances import EncoderFeatures
-from fsmis.pipeline.pixel_distances import Ncc
 from fsmis.segmenters import Segmenter
-from fsmis.segmenters.features import batches
 
 BATCH = 16  # images compared at a time
 AIR_HU = -200  # below it lies more than a thousandth of any CT, and of nothing else
@@ -159,6 +154,9 @@ def served(episode: Episode, segmenter: Segmenter | None) -> Episode:
     nearest, for each organ; of several volumes, or without a segmenter, by the one most like it."""
     if all(len(task.support_slices) == 1 for task in episode.organs.values()):
         return episode
+    from fsmis.pipeline.alignment import place_support  # slow to load, and not always used
+    from fsmis.segmenters.features import batches
+
     found = None
     if segmenter is not None:
         portions = batches(episode.query.image, segmenter.batch_size)
@@ -176,9 +174,13 @@ def served(episode: Episode, segmenter: Segmenter | None) -> Episode:
 
 
 def _served_by_likeness(episode: Episode, segmenter: Segmenter | None) -> Episode:
+    from fsmis.pipeline.matching import match  # slow to load, and not always used
+    from fsmis.pipeline.network_distances import EncoderFeatures
+    from fsmis.pipeline.pixel_distances import Ncc
+
     queries: Any = episode.query.image
     supports: Any = episode.support.image
-    matcher: Matcher[Any] = Ncc(image_size=None, batch_size=BATCH)
+    matcher: Any = Ncc(image_size=None, batch_size=BATCH)
     if segmenter is not None:
         matcher = EncoderFeatures(level=-1, batch_size=BATCH)
         queries, supports = segmenter.encode(queries), segmenter.encode(supports)
