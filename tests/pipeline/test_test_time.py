@@ -227,6 +227,20 @@ def test_of_a_pixel_that_several_organs_claim_one_keeps_it(episode):
         np.testing.assert_array_equal(answer.logits, answers[organ].logits)
 
 
+@pytest.mark.parametrize("surer", ["object_score", "iou"])
+def test_the_organ_that_the_model_is_surer_of_keeps_the_pixels(episode, surer):
+    organs = list(episode.organs)[:2]
+    slices = np.intersect1d(*(episode.organs[organ].query_slices for organ in organs))
+    tasks = episode.organs.items()
+    few = episode.asking({o: np.flatnonzero(np.isin(t.query_slices, slices)) for o, t in tasks})
+    logits = np.ones((len(slices), 96, 96), np.float32)
+    half = np.full(len(slices), 0.5, np.float32)
+    answers = {organ: Answer(logits, half, half) for organ in organs}
+    answers[organs[1]] = replace(answers[organs[1]], **{surer: half + 0.1})
+    settled = apart(few, answers)
+    assert not settled[organs[0]].masks.any() and settled[organs[1]].masks.all()
+
+
 def test_ablation_switches_what_it_names():
     def method(choice: str) -> dict[str, object]:
         cfg = compose("config", ["experiment=ablation_test_time", f"test_time={choice}"])
