@@ -97,7 +97,7 @@ class PromptedMethod(Method):
         answers = self.zoom.refine(scaled, answers, self.answer)
         self.matches = matches
         if self.non_overlap:
-            answers = apart(scaled, answers)
+            answers = apart(scaled, answers, zoomed=True)
         masks = {organ: answer.masks for organ, answer in answers.items()}
         if self.largest_component:
             masks = {organ: largest_component(mask) for organ, mask in masks.items()}
@@ -108,20 +108,23 @@ class PromptedMethod(Method):
         return masks
 
 
-def apart(episode: Episode, answers: dict[str, Answer]) -> dict[str, Answer]:
+def apart(episode: Episode, answers: dict[str, Answer], zoomed: bool = False) -> dict[str, Answer]:
     """Answers whose masks do not overlap, as labels never do: a pixel that several claim belongs to
     the strongest, the logits of the others change their sign there.
 
-    A claim is the pixel's probability, times the mask's predicted overlap and object score, over
-    its area to the power of ``FAVOUR``. Not part of the paper; SAM2's predictor has it as
-    ``non_overlap_masks``, by logits alone.
+    A claim is the pixel's probability times the mask's predicted overlap, over its area to the
+    power of ``FAVOUR``; if ``zoomed``, times its object score, which on whole slices is not yet to
+    be relied on. Not part of the paper; SAM2's predictor has it as ``non_overlap_masks``, by logits
+    alone.
     """
     strongest = np.zeros(episode.query.image.shape, np.float32)
     claims = {}
     for organ, answer in answers.items():
         masks, slices = answer.masks, episode.organs[organ].query_slices
         areas = np.maximum(1, masks.sum(axis=(1, 2)))
-        weights = answer.iou * np.maximum(0, answer.object_score) / areas**FAVOUR
+        weights = answer.iou / areas**FAVOUR
+        if zoomed:
+            weights = weights * np.maximum(0, answer.object_score)
         claim = masks * expit(answer.logits) * weights[:, None, None]
         claims[organ] = claim.astype(np.float32)  # as the strongest, which they are compared with
         strongest[slices] = np.maximum(strongest[slices], claims[organ])
