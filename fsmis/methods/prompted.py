@@ -97,7 +97,7 @@ class PromptedMethod(Method):
         answers = self.zoom.refine(scaled, answers, self.answer)
         self.matches = matches
         if self.non_overlap:
-            answers = apart(scaled, answers, zoomed=True)
+            answers = apart(scaled, answers, zoomed=self.zoom.passes > 0)
         masks = {organ: answer.masks for organ, answer in answers.items()}
         if self.largest_component:
             masks = {organ: largest_component(mask) for organ, mask in masks.items()}
