@@ -92,12 +92,13 @@ class PromptedMethod(Method):
         scaled = self.scale.search(self.segmenter, episode)
         answers = self.answer(scaled)
         if self.non_overlap:
-            answers = apart(scaled, answers)
+            answers = apart(scaled, answers, by_presence=scaled.whole_volume)
         matches = self.matches  # on the whole slices, as figures show them
         answers = self.zoom.refine(scaled, answers, self.answer)
         self.matches = matches
         if self.non_overlap:
-            answers = apart(scaled, answers, zoomed=self.zoom.passes > 0)
+            zoomed = self.zoom.passes > 0
+            answers = apart(scaled, answers, by_presence=scaled.whole_volume or zoomed)
         masks = {organ: answer.masks for organ, answer in answers.items()}
         if self.largest_component:
             masks = {organ: largest_component(mask) for organ, mask in masks.items()}
@@ -108,14 +109,14 @@ class PromptedMethod(Method):
         return masks
 
 
-def apart(episode: Episode, answers: dict[str, Answer], zoomed: bool = False) -> dict[str, Answer]:
+def apart(episode: Episode, answers: dict[str, Answer], by_presence: bool) -> dict[str, Answer]:
     """Answers whose masks do not overlap, as labels never do: a pixel that several claim belongs to
     the strongest, the logits of the others change their sign there.
 
     A claim is the pixel's probability times the mask's predicted overlap, over its area to the
-    power of ``FAVOUR``; if ``zoomed``, times its object score, which on whole slices is not yet to
-    be relied on. Not part of the paper; SAM2's predictor has it as ``non_overlap_masks``, by logits
-    alone.
+    power of ``FAVOUR``; if ``by_presence``, times its object score: in a whole volume, whose slices
+    may lack an organ, and of crops, where it is surer than on whole slices. Not part of the paper;
+    SAM2's predictor has it as ``non_overlap_masks``, by logits alone.
     """
     strongest = np.zeros(episode.query.image.shape, np.float32)
     claims = {}
@@ -123,7 +124,7 @@ def apart(episode: Episode, answers: dict[str, Answer], zoomed: bool = False) ->
         masks, slices = answer.masks, episode.organs[organ].query_slices
         areas = np.maximum(1, masks.sum(axis=(1, 2)))
         weights = answer.iou / areas**FAVOUR
-        if zoomed:
+        if by_presence:
             weights = weights * np.maximum(0, answer.object_score)
         claim = masks * expit(answer.logits) * weights[:, None, None]
         claims[organ] = claim.astype(np.float32)  # as the strongest, which they are compared with

@@ -202,8 +202,8 @@ def test_largest_component_of_every_organ(episode, monkeypatch):
         assert 0 < one_part[organ].sum() < mask.sum()
 
 
-@pytest.mark.parametrize("zoomed", [False, True])
-def test_of_a_pixel_that_several_organs_claim_one_keeps_it(episode, zoomed):
+@pytest.mark.parametrize("by_presence", [False, True])
+def test_of_a_pixel_that_several_organs_claim_one_keeps_it(episode, by_presence):
     noise = np.random.default_rng(1)
     answers = {}
     for organ, task in episode.organs.items():
@@ -211,7 +211,7 @@ def test_of_a_pixel_that_several_organs_claim_one_keeps_it(episode, zoomed):
         logits = noise.normal(0, 3, (count, 96, 96)).astype(np.float32)
         score, overlap = noise.normal(1, 1, count), noise.uniform(0, 1, count)
         answers[organ] = Answer(logits, score.astype(np.float32), overlap.astype(np.float32))
-    settled = apart(episode, answers, zoomed)
+    settled = apart(episode, answers, by_presence)
     kept = {organ: answer.masks for organ, answer in settled.items()}
     held = np.zeros(episode.query.image.shape, int)
     claimed = np.zeros(episode.query.image.shape, bool)
@@ -220,11 +220,11 @@ def test_of_a_pixel_that_several_organs_claim_one_keeps_it(episode, zoomed):
         held[task.query_slices] += kept[organ]
         claimed[task.query_slices] |= answers[organ].masks
     np.testing.assert_array_equal(held, claimed)  # each claimed pixel goes to one organ
-    for organ, answer in apart(episode, settled, zoomed).items():
+    for organ, answer in apart(episode, settled, by_presence).items():
         assert answer.logits.dtype == np.float32
         np.testing.assert_array_equal(answer.logits, settled[organ].logits)
     alone = dict(list(answers.items())[:1])
-    for organ, answer in apart(episode, alone, zoomed).items():
+    for organ, answer in apart(episode, alone, by_presence).items():
         np.testing.assert_array_equal(answer.logits, answers[organ].logits)
 
 
@@ -238,7 +238,7 @@ def test_the_organ_that_the_model_is_surer_of_keeps_the_pixels(episode, surer):
     half = np.full(len(slices), 0.5, np.float32)
     answers = {organ: Answer(logits, half, half) for organ in organs}
     answers[organs[1]] = replace(answers[organs[1]], **{surer: half + 0.1})
-    settled = apart(few, answers, zoomed=True)
+    settled = apart(few, answers, by_presence=True)
     assert not settled[organs[0]].masks.any() and settled[organs[1]].masks.all()
 
 
