@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; exit code 2 with one line on bad input, 1 where some queries of a folder
     failed."""
     options = _parser().parse_intermixed_args(arguments)
-    from fsmis.api import VolumeSegmenter  # slow to load: help and typing errors do not wait for it
-
     with command_line():
+        from fsmis.api import VolumeSegmenter  # slow to load: help and wrong options do not wait
+
         images, masks, query = options.support_image, options.support_mask, options.query
         is_folder = query.is_dir() and not series_files(query)
         if is_folder:

@@ -264,7 +264,8 @@ class Dataset:
             known = ", ".join(f"{value} {organ}" for organ, value in self.organs.items())
             raise UserError(
                 f"{path}: label value {unexpected[0]} belongs to no organ of {self.name} "
-                f"(0 background, {known}); the data looks unprepared or of another dataset. "
+                f"(0 background, {known}); list it in unscored_labels if it is not to be scored, "
+                "otherwise the data looks unprepared or of another dataset. "
                 f"{self._source}"
             )
         return label.astype(np.uint8)

@@ -6,7 +6,7 @@ labelled slice serves which slice of the query: their place along the body does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -18,6 +18,9 @@ from fsmis.data.labelled_slice import LabelledSlice
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.segmenters import Segmenter
+
+if TYPE_CHECKING:
+    from fsmis.pipeline.matching import Matcher
 
 BATCH = 16  # images compared at a time
 AIR_HU = -200  # below it lies more than a thousandth of any CT, and of nothing else
@@ -180,7 +183,7 @@ def _served_by_likeness(episode: Episode, segmenter: Segmenter | None) -> Episod
 
     queries: Any = episode.query.image
     supports: Any = episode.support.image
-    matcher: Any = Ncc(image_size=None, batch_size=BATCH)
+    matcher: Matcher[Any] = Ncc(image_size=None, batch_size=BATCH)
     if segmenter is not None:
         matcher = EncoderFeatures(level=-1, batch_size=BATCH)
         queries, supports = segmenter.encode(queries), segmenter.encode(supports)
