@@ -1,6 +1,7 @@
 """A method, a matcher, a dataset and a video model in a user's folder, as the README tells."""
 
 import csv
+import json
 import os
 import re
 import shlex
@@ -76,6 +77,8 @@ def test_the_command_of_the_readme_runs_what_is_there(
     where = [f"dataset.root={small_root}", "results_dir=runs", "protocol.fold=0", "device=cpu"]
     python(folder, *words, *choices, *where)
     (scores,) = (folder / "runs").rglob("scores.csv")
+    made = json.loads((scores.parent / "provenance.json").read_text())["command"]
+    assert {"--config-dir", *choices} <= set(shlex.split(made))
     rows = list(csv.DictReader(scores.open()))
     mine = "dataset=mine" in choices
     assert {row["organ"] for row in rows} == (

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -96,7 +97,8 @@ def test_run_writes_what_design_promises(small_root: Path, tmp_path: Path) -> No
     assert set(scores["variant"]) == {folder.name}
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["end"] >= provenance["start"]
-    assert "fsmis.run" in provenance["command"] and provenance["packages"]["numpy"]
+    words = ["python", "-m", "fsmis", "run", *copy_mask(small_root, tmp_path, *FILES)]
+    assert shlex.split(provenance["command"]) == words and provenance["packages"]["numpy"]
     assert (folder / "config.yaml").is_file() and (folder / "summary.md").is_file()
     assert len(list(folder.glob("figures/*.png"))) == 1
     prediction = nib.load(folder / "predictions/fold0_scan1.nii.gz")

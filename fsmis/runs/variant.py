@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fsmis.data.dataset import Dataset
@@ -115,11 +116,22 @@ def weights_of(config: DictConfig) -> dict[str, str]:
     }
 
 
+def command() -> str:
+    """The command that makes this run alone, also where it is one job of a sweep."""
+    if not HydraConfig.initialized():
+        return shlex.join(sys.orig_argv)
+    job = HydraConfig.get()
+    given = [s.path for s in job.runtime.config_sources if s.provider == "command-line"]
+    own = [word for path in given for word in ("--config-dir", path)]
+    own += [word for word in job.overrides.hydra if word.startswith("hydra.searchpath=")]
+    return shlex.join(["python", "-m", "fsmis", "run", *own, *job.overrides.task])
+
+
 def provenance(seed: int, weights: dict[str, str], data: str) -> dict[str, Any]:
     """Everything known at the start: ``weights`` are SHA-256 by path, ``data`` is
     ``Dataset.fingerprint``."""
     return {
-        "command": shlex.join(sys.orig_argv),
+        "command": command(),
         "start": now(),
         "end": None,
         "git": git_state(),

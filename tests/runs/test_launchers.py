@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -144,6 +145,10 @@ def test_sweep_with_a_killed_job_ends_with_the_rows_of_an_undisturbed_one(
         column for column in COLUMNS if column != "seconds"
     ]
     pd.testing.assert_frame_equal(rows(tmp_path), undisturbed)
+    (provenance,) = tmp_path.glob("phantom/*/*/provenance.json")
+    words = shlex.split(json.loads(provenance.read_text())["command"])
+    alone = ["python", "-m", "fsmis", "run", *sweep(tmp_path)]
+    assert words in [[*alone, f"protocol.fold={fold}"] for fold in (0, 1)]
     assert set(tmp_path.rglob("*.tmp")) <= cut_off and not list(tmp_path.glob(".sweep/jobs-*"))
 
 
