@@ -110,11 +110,13 @@ def test_run_writes_what_design_promises(small_root: Path, tmp_path: Path) -> No
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_a_method_without_a_network_loads_no_torch(small_root: Path, tmp_path: Path) -> None:
-    overrides = copy_mask(small_root, tmp_path, *FILES)
+def test_a_run_without_network_and_figures_loads_neither_torch_nor_matplotlib(
+    small_root: Path, tmp_path: Path
+) -> None:
+    overrides = copy_mask(small_root, tmp_path, "save_predictions=true")
     program = (
         f"import sys; sys.argv[1:] = {overrides!r}; from fsmis.run import command; command(); "
-        "sys.exit('torch' in sys.modules)"
+        "sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT)
     assert done.returncode == 0 and states(tmp_path) == ["done"] * 4

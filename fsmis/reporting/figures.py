@@ -5,15 +5,11 @@ so the first row belongs at the bottom: patients lie as radiologists see them.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from cycler import cycler
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
-from matplotlib.typing import ColorType
 from medpy.metric.binary import dc
 
 from fsmis.data.geometry import AxialVolume, CommonGrid
@@ -23,6 +19,10 @@ from fsmis.pipeline import Match
 from fsmis.reporting.statistics import ranked
 from fsmis.runs.evaluation import Segmented
 from fsmis.runs.records import Cell
+
+if TYPE_CHECKING:  # a second, in every run, that few need
+    from matplotlib.axes import Axes
+    from matplotlib.typing import ColorType
 
 # Okabe and Ito, Color Universal Design (2008), without black; yellow last, it is weak on white.
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442"]
@@ -38,7 +38,7 @@ CHOICES = ("none", "worst", "all")
 MOST_SUPPORTS = 3  # labelled slices in a preview
 
 
-def show(axis: Axes, image: np.ndarray, scaled: bool = True) -> None:
+def show(axis: "Axes", image: np.ndarray, scaled: bool = True) -> None:
     """Draw a slice [H, W] without ticks, in [0, 1] where it is ``scaled``."""
     low, high = (0, 1) if scaled else (image.min(), image.max())
     axis.imshow(image, cmap="gray", vmin=low, vmax=high, origin=ORIGIN)
@@ -46,12 +46,14 @@ def show(axis: Axes, image: np.ndarray, scaled: bool = True) -> None:
     axis.set_yticks([])
 
 
-def fill(axis: Axes, mask: np.ndarray, colour: ColorType, opacity: float = OPACITY) -> None:
+def fill(axis: "Axes", mask: np.ndarray, colour: "ColorType", opacity: float = OPACITY) -> None:
     """Lay a mask bool [H, W] over what is drawn, as a tint."""
+    from matplotlib.colors import to_rgba
+
     axis.imshow(np.where(mask[..., None], to_rgba(colour, opacity), 0.0), origin=ORIGIN)
 
 
-def outline(axis: Axes, mask: np.ndarray, colour: ColorType, width: float = 1) -> None:
+def outline(axis: "Axes", mask: np.ndarray, colour: "ColorType", width: float = 1) -> None:
     """Draw the border of a mask bool [H, W]; nothing where it is empty."""
     if mask.any():
         axis.contour(mask, levels=[0.5], colors=[colour], linewidths=width)
@@ -81,6 +83,8 @@ def draw(path: Path, segmented: Segmented, n_slices: int, title: str) -> None:
     and the predicted area, the lower one the copy and mask that prompted it (for a method that
     names none, the support slice). Dice, in percent, is told for each organ and slice.
     """
+    from matplotlib.figure import Figure
+
     organs = segmented.episode.organs
     if not organs:
         return
@@ -108,7 +112,7 @@ def draw(path: Path, segmented: Segmented, n_slices: int, title: str) -> None:
     write_figure(path, figure)
 
 
-def _answer(axis: Axes, segmented: Segmented, organ: str, row: int) -> None:
+def _answer(axis: "Axes", segmented: Segmented, organ: str, row: int) -> None:
     """A query slice with the truth and the prediction."""
     z = segmented.episode.organs[organ].query_slices[row]
     mask, truth = segmented.masks[organ][row], segmented.truths[organ][row]
@@ -117,7 +121,7 @@ def _answer(axis: Axes, segmented: Segmented, organ: str, row: int) -> None:
     axis.set_title(f"slice {z}: Dice {_percent(mask, truth):.1f}", fontsize=8)
 
 
-def _overlay(axis: Axes, image: np.ndarray, mask: np.ndarray, colour: str) -> None:
+def _overlay(axis: "Axes", image: np.ndarray, mask: np.ndarray, colour: str) -> None:
     show(axis, image)
     fill(axis, mask, colour)
 
@@ -166,6 +170,8 @@ def draw_preview(
         grid: the common grid.
         n_slices: most slices drawn with a label.
     """
+    from matplotlib.figure import Figure
+
     found = np.flatnonzero(labels.any(axis=(1, 2)))
     shown = _spread_and_ends(found, len(labels), n_slices)
     supports = range(min(len(episode.support.image), MOST_SUPPORTS))
@@ -201,7 +207,7 @@ def _spread_and_ends(found: np.ndarray, n_slices: int, most: int) -> np.ndarray:
     return np.unique([*candidates[spread], *inside])
 
 
-def _draw_extent(axis: Axes, labels: np.ndarray, colours: dict[str, str]) -> None:
+def _draw_extent(axis: "Axes", labels: np.ndarray, colours: dict[str, str]) -> None:
     """A row for each label, filled in the slices that hold it."""
     for row, (organ, colour) in enumerate(colours.items()):
         held = np.flatnonzero((labels == int(organ)).any(axis=(1, 2)))
@@ -221,6 +227,8 @@ def write_training(folder: Path, fold: int, log: pd.DataFrame) -> None:
         fold: number of the fold.
         log: columns ``step``, ``loss``, and the terms that it is the sum of.
     """
+    from matplotlib.figure import Figure
+
     write_atomic(folder / f"fold_{fold}.csv", log.to_csv(index=False).encode())
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axis = figure.subplots()
