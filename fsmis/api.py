@@ -40,7 +40,13 @@ from fsmis.pipeline.whole_volume import (
     window_of,
 )
 from fsmis.reporting.findings import Found, doubts, found_in, notes_on_inputs
-from fsmis.settings import SegmentSettings, converted, require_at_least, require_replacing
+from fsmis.settings import (
+    SegmentSettings,
+    converted,
+    limit_threads,
+    require_at_least,
+    require_replacing,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +119,7 @@ class VolumeSegmenter:
         settings: Sequence[str] = (),
     ) -> None:
         self.settings = settings_of(settings)
+        limit_threads(self.settings.threads)
         images, masks = _listed(support_image), _listed(support_label)
         if len(images) != len(masks) or not images:
             raise UserError(

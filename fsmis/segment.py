@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fsmis.api import Prepared, Segmentation, VolumeSegmenter
 
 FIGURES = (".png", ".pdf", ".svg")
-OF_OUTPUT = ("dicom_seg", "figure_slices", "doubt_below", "unlike")  # settings that move no label
+OF_OUTPUT = ("threads", "dicom_seg", "figure_slices", "doubt_below", "unlike")  # move no label
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -52,6 +52,7 @@ class SegmentSettings:
 
     seed: int
     device: str
+    threads: int | None
     size: int
     window: list[float] | None
     auto_window: bool

@@ -6,6 +6,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
@@ -13,6 +14,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 import fsmis
 from fsmis import VolumeSegmenter, segment_volume
 from fsmis.errors import UserError
+from fsmis.settings import limit_threads
 from tests.test_segment import (  # noqa: F401 (fixtures)
     LIVER,
     ORIENTATIONS,
@@ -56,6 +58,16 @@ def test_the_command_is_a_shell_over_it(files):  # noqa: F811
     assert np.array_equal(np.asanyarray(labels.dataobj), np.asanyarray(written.dataobj))
     assert np.array_equal(labels.affine, written.affine)
     assert labels.get_data_dtype() == written.get_data_dtype()
+
+
+def test_threads_are_those_that_are_set(files, monkeypatch):  # noqa: F811
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", str(before))  # put back at the end
+    try:
+        VolumeSegmenter(files["image"], files["mask"], settings=[*COPY, f"threads={before + 1}"])
+        assert torch.get_num_threads() == before + 1
+    finally:
+        limit_threads(before)
 
 
 def axial(pixels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:

@@ -376,6 +376,7 @@ def refused(command: list[str], capsys) -> str:
         (["protocol.n_parts=3"], "protocol"),
         (["window=[5,5]"], "window"),
         (["not an override"], "not an override"),
+        (["threads=0"], "threads=0: choose 1 or more"),
         (["size=0"], "size=0: choose 1 or more"),
         (["size=big"], "size=big: "),
         (["figure_slices=0"], "figure_slices=0: choose 1 or more"),
