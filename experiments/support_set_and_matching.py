@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("overrides", nargs="*", help="settings, as fsmis.run has them")
+    parser.add_argument("overrides", nargs="*", help="settings, as fsmis run has them")
     overrides = parser.parse_args(arguments).overrides
     with command_line():
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

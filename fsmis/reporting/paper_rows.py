@@ -46,7 +46,7 @@ class PlannedRun:
 class Experiment:
     """The runs that ``conf/experiment/<name>.yaml`` plans.
 
-    ``overrides`` are settings of all its runs, as ``fsmis.run -m`` takes them: they go before those
+    ``overrides`` are settings of all its runs, as ``fsmis run -m`` takes them: they go before those
     of the experiment, and several values of a key are a sweep.
 
     Attributes:
@@ -69,7 +69,7 @@ class Experiment:
                 values.setdefault(key, {})[value] = None
         swept = [f"{key}={','.join(found)}" for key, found in values.items()]
         words = [*self._shared, *more, *swept]
-        return shlex.join(["python", "-m", "fsmis.run", "-m", *words, f"results_dir={results}"])
+        return shlex.join(["python", "-m", "fsmis", "run", "-m", *words, f"results_dir={results}"])
 
 
 def _planned(job: Job) -> PlannedRun:

@@ -31,7 +31,7 @@ class Request:
     Attributes:
         name: of the table, and of the experiment that plans its runs.
         stem: path of the files to write, without suffix.
-        overrides: settings of all runs, as ``fsmis.run`` takes them, including the dataset.
+        overrides: settings of all runs, as ``fsmis run`` takes them, including the dataset.
     """
 
     name: str
@@ -83,7 +83,7 @@ def requested(
     )
     parser.add_argument("--dataset", default="chaos_mri", help="choice of dataset (%(default)s)")
     parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
-    parser.add_argument("--config-dir", type=Path, help="options of your own, as for fsmis.run")
+    parser.add_argument("--config-dir", type=Path, help="options of your own, as for fsmis run")
     options = parser.parse_intermixed_args(arguments)
     require_name("--dataset", options.dataset)
     overrides = [word for word in options.words if "=" in word]

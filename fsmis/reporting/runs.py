@@ -86,7 +86,7 @@ def read_runs(folder: Path | str) -> list[StoredRun]:
     runs = stored_runs(Path(folder))
     if not runs:
         found = "no run (plan.json) in it" if Path(folder).is_dir() else "no such folder"
-        raise UserError(f"{folder}: {found}; give a results_dir of fsmis.run")
+        raise UserError(f"{folder}: {found}; give a results_dir of fsmis run")
     return runs
 
 

@@ -183,7 +183,7 @@ def compose_jobs(overrides: list[str], multirun: bool) -> list[Job]:
 
 
 def own_options(config_dir: Path | None) -> list[str]:
-    """The override that adds a user's folder of options, as ``--config-dir`` of fsmis.run does."""
+    """The override that adds a user's folder of options, as ``--config-dir`` of fsmis run does."""
     return [f"hydra.searchpath=[file://{config_dir.absolute()}]"] if config_dir else []
 
 

@@ -1,6 +1,6 @@
 """What a command would do, and how long it may take: ``python -m fsmis plan [-m] key=value ...``.
 
-Takes the arguments of fsmis.run. Counts the scans of each run, those that are done, the images that
+Takes the arguments of fsmis run. Counts the scans of each run, those that are done, the images that
 go through the segmenter's encoder (at most), and the trainings to do; writes nothing. Times are
 those that finished scans of the same run, and trainings of the same settings, took, wherever they
 ran; --measure segments a scan of each run that has none, and trains nothing.
@@ -249,11 +249,11 @@ def main() -> None:
         description=__doc__.split("\n", 1)[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for fsmis.run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for fsmis run")
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="a sweep over lists of values"
     )
-    parser.add_argument("--config-dir", type=Path, help="options of your own, as for fsmis.run")
+    parser.add_argument("--config-dir", type=Path, help="options of your own, as for fsmis run")
     parser.add_argument("--measure", action="store_true", help="time a scan where none has been")
     options = parser.parse_intermixed_args()
     overrides = own_options(options.config_dir) + options.overrides

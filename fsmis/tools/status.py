@@ -49,7 +49,7 @@ def show(root: Path, folds: list[int] | None) -> int:
     """
     runs = [RunFolder(path.parent) for path in sorted(root.rglob("plan.json"))]
     if not runs:
-        raise UserError(f"{root}: no run (plan.json) in it; give a results_dir of fsmis.run")
+        raise UserError(f"{root}: no run (plan.json) in it; give a results_dir of fsmis run")
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # a name fits into 80 columns
     table.add_column("run", overflow="fold")
     for column in STATES:

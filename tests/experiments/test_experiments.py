@@ -112,7 +112,7 @@ def test_the_printed_command_makes_the_missing_runs(where: list[str], tmp_path: 
     refused = ask(ablations.main, *words)
     assert refused.returncode == 2 and refused.stderr.startswith(f"error: {results}: none of the 2")
     making = shlex.split(refused.stderr.split("make them with: ")[1])
-    assert making[:5] == ["python", "-m", "fsmis.run", "-m", "experiment=ablation_matcher"]
+    assert making[:6] == ["python", "-m", "fsmis", "run", "-m", "experiment=ablation_matcher"]
     options = {"capture_output": True, "text": True, "cwd": REPOSITORY}
     made = subprocess.run([sys.executable, *making[1:]], **options)
     assert made.returncode == 0, made.stderr
