@@ -7,7 +7,7 @@ Known names, at any depth: ``image_<id>`` with ``label_<id>``, and ``imagesTr/<i
 
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ from fsmis.errors import UserError
 NIFTI = re.compile(r"(.+)\.nii(?:\.gz)?")
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's
 PREFIXES = {"image_": "image", "label_": "label"}
-FOLDERS = {"imagesTr": "image", "labelsTr": "label"}
+IMAGES = "imagesTr"
+FOLDERS = {IMAGES: "image", "labelsTr": "label"}
 ORIENTATIONS = ("axial", "stored")
 LAYOUTS = "image_<id>.nii.gz with label_<id>.nii.gz, or imagesTr/<id>.nii.gz with labelsTr/"
 LARGEST_LABEL = np.iinfo(np.uint8).max
@@ -70,14 +71,19 @@ class Folder(Source):
         )
 
     def wanted(self, member: PurePosixPath) -> bool:
-        return self._role(member) is not None
+        return _role(member) is not None
 
     def find(self, root: Path) -> dict[str, tuple[Path, ...]]:
         found: dict[str, dict[str, Path]] = {}
-        for path in sorted(root.rglob("*.nii*")):
-            if (role := self._role(PurePosixPath(path.relative_to(root)))) is None:
-                continue
-            kind, name = role
+        paths = {path: _role(path.relative_to(root)) for path in sorted(root.rglob("*.nii*"))}
+        roles = {path: role for path, role in paths.items() if role is not None}
+        labelled = {name for kind, name in roles.values() if kind == "label"}
+        for path, (kind, name) in roles.items():
+            channel = CHANNEL.fullmatch(name) if path.parent.name == IMAGES else None
+            if channel and name not in labelled:  # amos_0001 has a label of that name
+                if int(channel[2]) != self.settings["channel"]:
+                    continue
+                name = channel[1]
             pair = found.setdefault(scan_id_of(path, name), {})
             if pair.setdefault(kind, path) != path:
                 raise UserError(f"{path}: the same scan as {pair[kind]}; remove one of them")
@@ -127,18 +133,15 @@ class Folder(Source):
         lost = np.setdiff1d(label, labels).tolist()
         return PreparedScan(pixels, labels, cropped, {"lost_labels": lost})
 
-    def _role(self, path: PurePosixPath) -> tuple[str, str] | None:
-        match = NIFTI.fullmatch(path.name)
-        if match is None or path.name.startswith("."):  # macOS leaves such files
-            return None
-        name = match[1]
-        for prefix, kind in PREFIXES.items():
-            if name.startswith(prefix):
-                return kind, name.removeprefix(prefix)
-        kind = FOLDERS.get(path.parent.name, "")
-        if kind == "image" and (part := CHANNEL.fullmatch(name)):
-            return (kind, part[1]) if int(part[2]) == self.settings["channel"] else None
-        return (kind, name) if kind else None
+
+def _role(path: PurePath) -> tuple[str, str] | None:
+    """``image`` or ``label``, by its folder or else by its name, and the name without that."""
+    match = NIFTI.fullmatch(path.name)
+    if match is None or path.name.startswith("."):  # macOS leaves such files
+        return None
+    prefix = next((prefix for prefix in PREFIXES if match[1].startswith(prefix)), "")
+    kind = FOLDERS.get(path.parent.name) or PREFIXES.get(prefix)
+    return (kind, match[1].removeprefix(prefix)) if kind else None
 
 
 if __name__ == "__main__":

@@ -116,7 +116,8 @@ def prepare(
 def prepare_scan(task: Task) -> dict[str, Any] | None:
     """Prepare one scan; its manifest entry, or None where it exists from the same files already.
 
-    Raises UserError as ``Source.prepare``, or where it cannot be written; then nothing of it stays.
+    Raises UserError as ``Source.prepare``, and what was there stays; or where it cannot be written,
+    and nothing of it stays.
     """
     # the processes share the work, so ITK's own threads would only get in each other's way
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -17,14 +17,16 @@ COMMANDS = {
     "bundle": ("fsmis.tools.bundle", "finished runs in one zip file, which report reads"),
     "plan": ("fsmis.tools.plan", "what a run or a sweep will do and cost; runs nothing"),
     "status": ("fsmis.tools.status", "which scans are done, running, failed or missing"),
-    "doctor": ("fsmis.tools.doctor", "versions, weights, devices and data of this machine"),
+    "doctor": ("fsmis.tools.doctor", "versions, weights and devices of this machine"),
     "export": ("fsmis.tools.export", "SAM2's weights as a folder that transformers opens"),
     "phantom": ("fsmis.tools.phantom", "write generated scans, prepared or raw"),
     "bench": ("fsmis.tools.bench", "measure speed against the public packages"),
     "gpu-check": ("fsmis.tools.gpu_check", "numbers, speed and memory of a GPU against the CPU's"),
-    "prepare": ("data_prep", "raw downloads to prepared scans: prepare chaos|cmr|synapse|..."),
+    "prepare": ("data_prep", "raw downloads to prepared scans: prepare chaos|synapse|cmr|folder"),
     "verify": ("data_prep.verify", "check a folder of prepared scans"),
 }
+
+PREPARED = ("chaos", "synapse", "cmr", "folder")  # modules of data_prep
 
 
 def main() -> None:
@@ -45,6 +47,11 @@ def main() -> None:
             print("usage: python -m fsmis prepare DATASET --raw RAW --out DIR\n")
             print("DATASET is chaos, synapse, cmr, or folder for pairs of NIfTI files")
             return
+        if rest[0] not in PREPARED:
+            near = did_you_mean(rest[0], PREPARED)
+            named = f"prepare {rest[0]}{near}"
+            print(f"error: {named}; choose one of {', '.join(PREPARED)}", file=sys.stderr)
+            raise SystemExit(2)
         module, rest = f"data_prep.{rest[0]}", rest[1:]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", module, *rest])

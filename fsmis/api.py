@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from nibabel.spatialimages import SpatialImage
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fsmis.cli import CONF_DIR
 from fsmis.data.dataset import require_percentiles
@@ -45,6 +46,7 @@ from fsmis.settings import (
     converted,
     limit_threads,
     require_at_least,
+    require_known,
     require_replacing,
 )
 
@@ -138,7 +140,8 @@ class VolumeSegmenter:
         for given, given_mask, some in zip(images, masks, wanted, strict=True):
             image = Volume.read(given, "support image", support_spacing)
             mask = Volume.read(given_mask, "support mask", support_spacing)
-            indices = [] if some is None else [some] if isinstance(some, int) else list(some)
+            single = isinstance(some, Integral)  # NumPy's too
+            indices = [] if some is None else [int(some)] if single else [int(z) for z in some]
             self.supports.append(image)
             self.slices.append(labelled_slices(image, mask, indices, self.settings.support_slices))
 
@@ -274,8 +277,13 @@ def settings_of(overrides: Sequence[str]) -> DictConfig:
     """
     overrides = list(overrides)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = converted(compose("segment", overrides=overrides), SegmentSettings)
-        require_replacing(overrides, cfg)
+        cfg = compose("segment", overrides=overrides, return_hydra_config=True)
+    choices = dict(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg.hydra
+    cfg = converted(cfg, SegmentSettings)
+    require_known(cfg, SegmentSettings, choices)
+    require_replacing(overrides, cfg)
     OmegaConf.resolve(cfg)
     require_at_least(1, size=cfg.size, figure_slices=cfg.figure_slices)
     if cfg.support_slices is not None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -100,6 +101,7 @@ CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 CONFIGS = ("config", "segment")  # whose settings a command line may name
 NO_SETTING = re.compile(r"Could not override '([^'@]+)'")
 NO_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
+PLACED = re.compile(r"^  - /(\w+)@(\w+):", re.MULTILINE)
 FULL_KEY = re.compile(r"full_key: ([\w.]+)")
 NO_CHOICE = re.compile(r"Could not find '([^']+)'")
 
@@ -107,6 +109,18 @@ NO_CHOICE = re.compile(r"Could not find '([^']+)'")
 def options_of(group: str) -> list[str]:
     """Names of the options of a group of ``conf/``, in order; none where there is no such group."""
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+@cache
+def chosen_by(group: str) -> str:
+    """What chooses an option of a group: ``matcher=``, ``zoom@method.zoom=`` of one that stands
+    within another, ``+test_time=`` of one that is added."""
+    for path in sorted(CONF_DIR.glob("*/*.yaml")):
+        for found, place in PLACED.findall(path.read_text()):
+            if found == group:
+                return f"{group}@{path.parent.name}.{place}="
+    configs = "".join((CONF_DIR / f"{name}.yaml").read_text() for name in CONFIGS)
+    return f"{group}=" if f"\n  - {group}: " in configs else f"+{group}="
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -121,14 +135,14 @@ def explained(message: str) -> str:
     Hydra's own advice, to add them with +, leads to a later error.
     """
     if found := NO_SETTING.search(message):
-        return _no_setting(found[1])
+        return no_setting(found[1])
     if found := NO_ARGUMENT.search(message):
         where = FULL_KEY.search(message)
         owner = where[1] if where else ""
         group = owner.rpartition(".")[2]  # a method holds its support_set, which is set by itself
         owner = group if (CONF_DIR / group).is_dir() else owner
         key = f"{owner}.{found[1]}".strip(".")
-        return _no_setting(key)
+        return no_setting(key)
     if found := NO_CHOICE.search(message):
         group, _, choice = found[1].rpartition("/")
         options = options_of(group)
@@ -138,9 +152,10 @@ def explained(message: str) -> str:
     return message.split("Config search path:")[0]
 
 
-def _no_setting(key: str) -> str:
-    if options := options_of(key):
-        return f"{key} is added to a run, with a plus: +{key}=X, X one of {', '.join(options)}"
+def no_setting(key: str) -> str:
+    """That there is none of this name, and what may have been meant."""
+    if (options := options_of(key)) and (word := chosen_by(key)) != f"{key}=":
+        return f"{key} is chosen by {word}X, X one of {', '.join(options)}"
     others = [name for name in _known_settings() if name != key]  # it may be another command's
     return f"there is no setting {key}{did_you_mean(key, others)}; --help lists them"
 
@@ -165,7 +180,7 @@ def _keys(node: Any, prefix: str) -> list[str]:
     return keys
 
 
-SKIPPED = ("hydra", "training", "data_prep", "episodic")  # groups that are not chosen in a run
+SKIPPED = ("hydra", "training", "data_prep")  # groups that are not chosen in a run
 
 
 def print_help_and_exit(arguments: Sequence[str], command: str, config: str) -> None:
@@ -201,7 +216,9 @@ def _overview(command: str, config: Path, groups: list[str]) -> str:
         "",
         "groups, and their options:",
     ]
-    lines += [f"  {group + '=':14} {', '.join(options_of(group))}" for group in groups]
+    words = {group: chosen_by(group) for group in groups}
+    width = max(map(len, words.values()))
+    lines += [f"  {words[group]:{width}} {', '.join(options_of(group))}" for group in groups]
     lines += ["", f"settings of {config.name} (those of a group: {command} --help GROUP):"]
     lines += [f"  {line}" for line in _shown_settings(config)]
     lines += ["", "-m makes a sweep of lists of values; --cfg job prints all settings as composed;"]
@@ -214,7 +231,7 @@ def _of_group(group: str) -> str:
     parts = []
     for option in options_of(group):
         path = CONF_DIR / group / f"{option}.yaml"
-        parts.append(f"{group}={option}")
+        parts.append(f"{chosen_by(group)}{option}")
         parts += [f"  # {line}" for line in _leading_comment(path)]
         parts += [f"  {line}" for line in _shown_settings(path)]
     return "\n".join(parts)

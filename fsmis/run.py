@@ -42,6 +42,7 @@ from fsmis.settings import (
     limit_threads,
     named,
     require_at_least,
+    require_known,
     require_replacing,
     with_selected_organs,
 )
@@ -56,6 +57,7 @@ class Run:
         every: the cells of all folds.
         requested: those of the folds and the share that are asked for.
         folder: where they are recorded.
+        kept: cells that were done before and failed this time; what they had stands.
     """
 
     def __init__(self, cfg: DictConfig, choices: dict[str, str]) -> None:
@@ -69,9 +71,7 @@ class Run:
             UserError: bad settings or data, or ``results_dir`` cannot be written.
         """
         cfg = converted(cfg, RunSettings)
-        unknown = set(cfg) - set(RunSettings.__annotations__) - set(choices)
-        if unknown:
-            raise UserError(f"{min(map(str, unknown))}: no such setting; check its spelling")
+        require_known(cfg, RunSettings, choices)
         require_writable(cfg.results_dir)
         require_at_least(0, worst_figures=cfg.worst_figures)
         require_at_least(1, figure_slices=cfg.figure_slices)
@@ -98,6 +98,7 @@ class Run:
             require_name("method", part)
         parent = Path(cfg.results_dir).expanduser() / self.dataset.name / method
         self.folder = RunFolder(parent / variant)
+        self.kept: list[Cell] = []
         self._code = code_version()
         self.news = news(parent, variant, identified)
         self._plan = {
@@ -162,12 +163,12 @@ class Run:
             skipped = segmented.episode.skipped
             self.folder.finish(cell, rows, skipped=skipped, code=self._code, **wall)
         except ScanError as error:
-            self.folder.fail(cell, "failed", str(error))
+            self._fail(cell, str(error))
         except UserError:  # settings, or a results folder that is full: every scan would fail
             self.folder.forget(cell)
             raise
         except Exception as error:  # such as a GPU out of memory: the other scans go on
-            self.folder.fail(cell, "failed", f"{type(error).__name__}: {error}")
+            self._fail(cell, f"{type(error).__name__}: {error}")
             if "torch" in sys.modules:
                 sys.modules["torch"].cuda.empty_cache()
 
@@ -179,6 +180,15 @@ class Run:
             if not self._figure(cell).is_file():
                 self._draw(cell, self.evaluation.segment(cell))
         return [self._figure(cell) for cell in selected]
+
+    def _fail(self, cell: Cell, reason: str) -> None:
+        if self.folder.read(cell)["state"] == "done":
+            self.kept.append(cell)
+            display.errors.print(
+                f"scan {cell.query_scan} of fold {cell.fold} failed: {reason}; its earlier scores "
+                "are kept"
+            )
+        self.folder.fail(cell, "failed", reason)
 
     def _is_complete(self, cell: Cell) -> bool:
         return (
@@ -241,7 +251,7 @@ def execute(cfg: DictConfig, choices: dict[str, str]) -> int:
     display.table(title, table, notes)
     for path in [run.folder.path / "scores.csv", *written, *drawn]:
         display.console.print(path)
-    failed = len(run.requested) - len(run.folder.done(run.requested))
+    failed = len(run.requested) - len(run.folder.done(run.requested)) + len(run.kept)
     if failed:
         display.errors.print(f"{failed} of {len(run.requested)} scans failed, see above")
     untracked = tracking.track(run.folder, run.cfg.wandb)

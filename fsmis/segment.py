@@ -4,8 +4,9 @@
         --query q.nii.gz --output out.nii.gz [method=registration] [support_set.count=8]
 
 Supports and query may differ in orientation, voxel size, field of view and number of slices. The
-output lies on the query's own voxels and has the label values of the mask. Where labels overlap,
-the one with the smaller area in the labelled slice stands. The work is that of ``fsmis.api``.
+output lies on the query's own voxels and has the label values of the mask. Where a method's labels
+overlap, as they do not by default (``method.non_overlap``), the one with the smaller area in the
+labelled slice stands. The work is that of ``fsmis.api``.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if options.figure:
                 _require_target("--figure", options.figure, FIGURES, inputs)
         slices = options.support_slice or None
-        if slices is not None and len(images) == 1 and len(slices) == 1:
-            slices = slices[0]
+        if slices is not None and len(images) == 1:
+            slices = [position for given in slices for position in given]
         segmenter = VolumeSegmenter(images, masks, support_slice=slices, settings=options.overrides)
         if is_folder:
             _label_folder(segmenter, [*images, *masks], options)
@@ -98,7 +99,8 @@ def _label_folder(
     ending = {name: _ending(path, segmenter) for name, path in queries.items()}
     made = {name: made_from(identity, [path]) for name, path in queries.items()}
     state = {name: outputs.state(name, name + ending[name], made[name]) for name in queries}
-    pending = [name for name in queries if state[name] != "finished"]
+    lacking = [name for name in queries if not _has_figure(options.figure, name)]
+    pending = [name for name in queries if state[name] != "finished" or name in lacking]
     _say_supports(segmenter)
     console.print(f"queries: {len(queries)} in {options.query}, {len(pending)} to label")
     if outdated := [name for name in pending if state[name] == "outdated"]:
@@ -120,7 +122,8 @@ def _label_folder(
                 prepared.query.write(output, answer.labels)
             except UserError as error:
                 failed.append(name)
-                outputs.add_failed(name, made[name], str(error))
+                if state[name] != "finished":  # what is there stays
+                    outputs.add_failed(name, made[name], str(error))
                 errors.print(f"{name} failed: {error}")
             else:
                 outputs.add(name, output.name, made[name], answer.found, answer.notes)
@@ -140,6 +143,10 @@ def _answer(
         return segmenter.answer(prepared)
 
 
+def _has_figure(folder: Path | None, name: str) -> bool:
+    return folder is None or (folder / f"{name}.png").is_file()
+
+
 def _draw(path: Path, prepared: Prepared, answer: Segmentation, segmenter: VolumeSegmenter) -> None:
     from fsmis.reporting.figures import draw_preview  # slow to load, and not always used
 
@@ -155,11 +162,13 @@ def _draw(path: Path, prepared: Prepared, answer: Segmentation, segmenter: Volum
 
 def _identity(segmenter: VolumeSegmenter, supports: Sequence[Path]) -> str:
     """What an output depends on beside its query, in hex digits."""
+    from fsmis.runs.variant import method_identity  # slow to load, and not always used
+
     settings: Any = OmegaConf.to_container(segmenter.settings)
-    moving = {key: value for key, value in settings.items() if key not in OF_OUTPUT}
+    moving = {key: value for key, value in settings.items() if key not in (*OF_OUTPUT, "method")}
+    moving["method"] = method_identity(segmenter.settings)
     slices = [[some.stored_position for some in of] for of in segmenter.slices]
-    code = source_hash(type(segmenter), segmenter.settings.method._target_)
-    return made_from(f"{moving} {slices} {code}", supports)
+    return made_from(f"{moving} {slices} {source_hash(type(segmenter))}", supports)
 
 
 def _ending(query: Path, segmenter: VolumeSegmenter) -> str:
@@ -187,9 +196,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fsmis segment",
         description="Label whole new volumes from a labelled slice, or a few. The output lies on "
-        "the query's own voxels and has the label values of the mask; where labels overlap, the "
-        "one with the smaller area in the labelled slice stands. Slices are axial, whatever the "
-        "orientation in which a file is stored.",
+        "the query's own voxels and has the label values of the mask; where a method's labels "
+        "overlap, as they do not by default, the one with the smaller area in the labelled slice "
+        "stands. Slices are axial, whatever the orientation in which a file is stored.",
         epilog="Not for clinical use: look at every result.",
     )
     nifti = "NIfTI, .nii or .nii.gz"

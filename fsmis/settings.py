@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from fsmis.cli import did_you_mean
+from fsmis.cli import chosen_by, did_you_mean, no_setting
 from fsmis.errors import UserError
 
 
@@ -79,6 +79,19 @@ def converted(cfg: DictConfig, types: type[RunSettings] | type[SegmentSettings])
     merged = OmegaConf.merge(cfg, OmegaConf.to_container(typed))
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def require_known(
+    cfg: DictConfig, types: type[RunSettings] | type[SegmentSettings], choices: Mapping[str, str]
+) -> None:
+    """Refuse (UserError) what nothing reads: keys that were added, and groups that were added to
+    the configuration and not where they stand, as ``+zoom=none``.
+
+    ``choices`` is the choice in each group.
+    """
+    groups = {group for group in choices if chosen_by(group) in (f"{group}=", f"+{group}=")}
+    if unknown := set(cfg) - set(types.__annotations__) - groups:
+        raise UserError(no_setting(min(map(str, unknown))))
 
 
 def named(cfg: DictConfig, choices: Mapping[str, str]) -> str:

@@ -34,6 +34,8 @@ def test_every_subcommand_is_listed_and_dispatched(ask):
 def test_preparing_is_a_subcommand(ask):
     assert "prepare DATASET" in ask(fsmis.main, "prepare").stdout
     assert "--raw" in ask_process("prepare", "chaos", "--help").stdout
+    wrong = ask(fsmis.main, "prepare", "synapse_ct")
+    assert wrong.returncode == 2 and "did you mean synapse?" in wrong.stderr
 
 
 def test_help_of_a_run_is_short_and_says_what_each_setting_does(ask):
@@ -41,13 +43,16 @@ def test_help_of_a_run_is_short_and_says_what_each_setting_does(ask):
     assert done.returncode == 0 and len(done.stdout.splitlines()) < 70
     for line in (
         "seed: 0  # of everything random",
-        "matcher=       encoder_features, identity, lpips, ncc, psnr, random, ssim",
+        "matcher=                  encoder_features, identity, lpips, ncc, psnr, random, ssim",
+        "zoom@method.zoom=         default, none",
         "--config-dir DIR",
     ):
         assert line in done.stdout
     group = ask(run, "--help", "support_set").stdout
     assert "rotation_deg: 15  # largest rotation either way, degrees" in group
     assert "support_set=paper" in group
+    zoom = ask(run, "--help", "zoom").stdout
+    assert "zoom@method.zoom=none" in zoom and "passes: 0  # how often" in zoom
     wrong = ask(run, "--help", "suport_set")
     assert wrong.returncode == 2 and "did you mean support_set?" in wrong.stderr
 

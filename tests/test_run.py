@@ -196,8 +196,12 @@ def test_failing_scan_is_recorded_and_the_others_go_on(
     assert run_here(copy_mask(small_root, tmp_path)) == 0
     monkeypatch.setattr(CopyMask, "segment", fail_once)
     assert run_here(copy_mask(small_root, tmp_path)) == 0  # all is done
-    assert run_here(copy_mask(small_root, tmp_path, "force=true")) == 1
-    assert len(pd.read_csv(next(tmp_path.rglob("scores.csv")))) == 12
+    before = next(tmp_path.rglob("fold0_scan2.json")).read_text()
+    for again in ("force=true", "save_predictions=true"):
+        assert run_here(copy_mask(small_root, tmp_path, again)) == 1
+        assert "CUDA out of memory; its earlier scores are kept" in capsys.readouterr().err
+        assert next(tmp_path.rglob("fold0_scan2.json")).read_text() == before
+        assert len(pd.read_csv(next(tmp_path.rglob("scores.csv")))) == 16
 
 
 def test_changed_data_is_computed_anew_and_the_reason_said(
@@ -217,7 +221,9 @@ def test_changed_data_is_computed_anew_and_the_reason_said(
         (["results_dir={tmp}/file/runs"], "results_dir={tmp}/file/runs: {tmp}/file is not a fold"),
         (["seed=0,1", "results_dir={tmp}/file", "-m"], "results_dir={tmp}/file: {tmp}/file is no"),
         (["protocol.parts=3"], "setting protocol.parts; did you mean protocol.n_parts?"),
-        (["+protocl.fold=0"], "protocl: no such setting"),
+        (["+protocl.fold=0"], "there is no setting protocl; did you mean protocol?"),
+        (["+zoom=none"], "zoom is chosen by zoom@method.zoom=X, X one of default, none"),
+        (["zoom=none"], "zoom is chosen by zoom@method.zoom=X, X one of default, none"),
         (["+dataset.scans=3"], "there is no setting dataset.scans"),
         (["method=nothing"], "there is no method=nothing; choose one of adnet, alpnet,"),
         (["method=copy_mask,nothing", "-m"], "there is no method=nothing; choose one of adnet,"),

@@ -376,6 +376,8 @@ def refused(command: list[str], capsys) -> str:
         (["protocol.n_parts=3"], "protocol"),
         (["window=[5,5]"], "window"),
         (["not an override"], "not an override"),
+        (["+foo=1"], "there is no setting foo; --help lists them"),
+        (["+zoom=none"], "zoom is chosen by zoom@method.zoom=X, X one of default, none"),
         (["threads=0"], "threads=0: choose 1 or more"),
         (["size=0"], "size=0: choose 1 or more"),
         (["size=big"], "size=big: "),

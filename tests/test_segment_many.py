@@ -17,6 +17,7 @@ from fsmis.data.dicom import series_files
 from fsmis.data.volume import Volume
 from fsmis.methods.registration import CopyMask
 from fsmis.pipeline.whole_volume import served
+from fsmis.segment import _identity
 from tests.test_segment import (  # noqa: F401 (fixtures)
     COPY,
     REPOSITORY,
@@ -92,6 +93,31 @@ def test_what_was_made_from_something_else_is_made_anew(many, capsys):
     assert "note: q1, q2, q10 are labelled anew" in capsys.readouterr().err
 
 
+def test_figures_are_drawn_of_what_is_finished(many):
+    main(arguments(many, COPY))
+    labels = {path.name: read(path) for path in many["output"].glob("*.nii.gz")}
+    before, figures = summary(many), many["output"].with_name("figures")
+    main(arguments(many, COPY, "--figure", str(figures)))
+    assert {path.name for path in figures.iterdir()} == {f"{name}.png" for name in NAMES}
+    pd.testing.assert_frame_equal(summary(many), before)
+    for name, label in labels.items():
+        assert np.array_equal(read(many["output"] / name), label)
+
+
+def test_what_an_output_depends_on_counts_weights_and_code(files, tmp_path, monkeypatch):  # noqa: F811
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"some")
+    own = [f"segmenter.checkpoint={weights}", "device=cpu"]
+    segmenter = VolumeSegmenter(files["image"], files["mask"], settings=own)
+    first = _identity(segmenter, [])
+    assert _identity(segmenter, []) == first
+    monkeypatch.setattr("fsmis.runs.variant.source_hash", lambda *of: f"edited {of}")
+    edited = _identity(segmenter, [])
+    monkeypatch.undo()
+    weights.write_bytes(b"other")
+    assert len({first, edited, _identity(segmenter, [])}) == 3
+
+
 def test_a_damaged_query_stops_no_other_and_is_tried_again(many, capsys):
     good = (many["query"] / "q2.nii.gz").read_bytes()
     (many["query"] / "q2.nii.gz").write_bytes(good[:500])
@@ -155,6 +181,11 @@ def test_an_output_without_its_rows_is_made_again(many):
 def test_folders_are_checked_before_any_work(many, capsys, spoil, said):
     many["image"].with_name("empty").mkdir()
     assert said in refused(arguments(spoil(many), COPY), capsys)
+
+
+def test_slices_of_a_support_may_be_given_one_by_one(files, capsys):  # noqa: F811
+    main(arguments(files, COPY, "--support-slice", "5", "--support-slice", "2"))
+    assert "support: slices 2, 5 of " in capsys.readouterr().out
 
 
 def test_several_slices_of_a_support(files, support):  # noqa: F811
@@ -280,6 +311,13 @@ def test_a_folder_of_series_answers_in_kind(files, query):  # noqa: F811
     main(arguments(many, COPY, "dicom_seg=true"))
     names = {path.name for path in many["output"].iterdir()}
     assert names == {"anna.dcm", "berta.nii.gz", "summary.csv"}
+
+
+def test_a_folder_that_is_no_series_is_refused(files, tmp_path, capsys):  # noqa: F811
+    command = arguments(files, COPY)
+    command[command.index("--support-image") + 1] = str(tmp_path / "nothing")
+    (tmp_path / "nothing").mkdir()
+    assert "nothing: a folder without DICOM files" in refused(command, capsys)
 
 
 def test_a_dicom_seg_is_for_dicom(files, capsys, monkeypatch):  # noqa: F811

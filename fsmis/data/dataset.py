@@ -15,6 +15,7 @@ from fsmis.errors import UserError
 from fsmis.files import counted, require_name, sha256
 
 FILE_NAME = re.compile(r"(image|label)_(.+?)\.nii(\.gz)?")
+MOST_LABELS = 255  # prepared labels are uint8
 DEFAULT_FOLDS = 5  # of the field's benchmarks
 
 
@@ -119,7 +120,8 @@ class Dataset:
 
         Raises:
             UserError: folder or files are missing, the number of scans is not that of the folds,
-                ``percentiles`` are none, or a name cannot be one of a folder.
+                ``percentiles`` are none, a name cannot be one of a folder, or a label id is out of
+                range or there twice.
         """
         require_percentiles(percentiles)
         self.name = require_name("dataset.name", name)
@@ -131,6 +133,7 @@ class Dataset:
             raise UserError(f"dataset.organs of {name}: none; name one or more, as {{liver: 1}}")
         self._unscored = {int(value) for value in unscored_labels}
         self._label_values = {int(raw): int(value) for raw, value in label_values.items()}
+        self._require_label_ids()
         self._label_tolerance = label_tolerance
         self._percentiles = tuple(percentiles)
         self._source = source
@@ -247,6 +250,19 @@ class Dataset:
             )
         return starts
 
+    def _require_label_ids(self) -> None:
+        """Refuse ids that a label map of uint8 cannot hold, and two organs of one id."""
+        organs = list(self.organs.values())
+        mapped = set(self._label_values.values()) - {0}  # which may become background
+        for value in [*organs, *self._unscored, *mapped]:
+            if not 1 <= value <= MOST_LABELS:
+                raise UserError(
+                    f"dataset {self.name}: label id {value} is not in 1 to {MOST_LABELS}; take "
+                    f"another, and accept the stored one by dataset.label_values={{{value}: ID}}"
+                )
+        if len(set(organs)) < len(organs):
+            raise UserError(f"dataset.organs of {self.name}: two organs have the same label id")
+
     def _prepared_label(self, path: Path, label: np.ndarray) -> np.ndarray:
         """Check the values of a label map and bring them to the prepared ids, uint8."""
         found = set(np.unique(label).tolist())
@@ -256,8 +272,9 @@ class Dataset:
                     f"{path}: label values {sorted(found)} mix raw and prepared ids; "
                     "prepare it again"
                 )
+            stored = label.copy()
             for raw, value in self._label_values.items():
-                label[label == raw] = value
+                label[stored == raw] = value
             found = set(np.unique(label).tolist())
         unexpected = sorted(found - {0} - set(self.organs.values()) - self._unscored)
         if unexpected:

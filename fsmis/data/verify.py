@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 
 from fsmis.cli import console
-from fsmis.data.dataset import Dataset
+from fsmis.data.dataset import FILE_NAME, Dataset
 from fsmis.data.expectation import organ_volumes
 from fsmis.errors import UserError
 from fsmis.files import counted, require_name, sha256, write_atomic
@@ -72,8 +72,14 @@ class Manifest:
             if not (folder / name).is_file() or sha256(folder / name) != sha
         ]
 
+    def unlisted(self) -> list[Path]:
+        """Scans beside those listed, such as of an earlier preparation with other settings."""
+        listed = {name for scan in self.scans.values() for name in scan["files"]}
+        files = sorted(self._path.parent.iterdir())
+        return [p for p in files if FILE_NAME.fullmatch(p.name) and p.name not in listed]
 
-CHECKS = 1  # raised when they change, so that folders are checked anew
+
+CHECKS = 2  # raised when they change, so that folders are checked anew
 
 
 @dataclass
@@ -127,11 +133,16 @@ def check_organs(dataset: Dataset, found: Collection[str]) -> list[str]:
 def check_manifest(folder: Path) -> list[str]:
     """Files that differ from the manifest, each with what to do; UserError if that is damaged."""
     manifest = Manifest.read(folder)
-    return [
-        f"{path}: changed or removed since it was prepared; prepare it again, or remove {NAME} if "
-        "it was changed on purpose"
-        for path in (manifest.changed() if manifest else [])
+    if manifest is None:
+        return []
+    advice = f"prepare it again, or remove {NAME} if that is on purpose"
+    changed = [
+        f"{p}: changed or removed since it was prepared; {advice}" for p in manifest.changed()
     ]
+    unlisted = [
+        f"{p}: not prepared with the scans in {NAME}; {advice}" for p in manifest.unlisted()
+    ]
+    return changed + unlisted
 
 
 def verify_once(dataset: Dataset) -> None:

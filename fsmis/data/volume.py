@@ -70,7 +70,13 @@ class Volume:
             pixels, _, affine = voxels_of(given, name)
         elif isinstance(given, str | Path):
             if Path(given).is_dir():
-                pixels, affine, slices = read_series(series_files(Path(given)), GAP_TOLERANCE)
+                files = series_files(Path(given))
+                if not files:
+                    raise UserError(
+                        f"{name}: a folder without DICOM files; give one that holds the files of "
+                        "one series, or a NIfTI file"
+                    )
+                pixels, affine, slices = read_series(files, GAP_TOLERANCE)
             else:
                 image = load_image(Path(given))
                 header = image.header

@@ -58,8 +58,8 @@ FLAGS = ("mean_mismatch", "WARNING")  # in the note of a row that looks mistaken
 def known_organs() -> dict[str, list[str]]:
     """The organs scored in each dataset of ``conf/dataset``, by its name."""
     configs = [OmegaConf.load(path) for path in sorted((CONF_DIR / "dataset").glob("*.yaml"))]
-    named = [config for config in configs if not OmegaConf.is_missing(config, "name")]
-    return {config.name: list(config.organs) for config in named}
+    whole = [config for config in configs if {"name", "organs"} <= set(config)]  # not own, or heirs
+    return {config.name: list(config.organs) for config in whole}
 
 
 def read_published(path: Path = PUBLISHED) -> pd.DataFrame:

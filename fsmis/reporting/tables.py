@@ -20,6 +20,7 @@ PERCENT = ["dice", "iou"]
 MILLIMETRES = ["hd95_mm", "assd_mm"]
 PRESENCE = ["sensitivity", "specificity"]  # of slices, in percent
 FALSE_ML = "fp_ml"
+WHOLE = "full_volume"  # ends the name of a protocol that asks for every slice
 MEASURES = PERCENT + MILLIMETRES
 PAIRED = "paired difference"
 DIFFERENCES = ["to paper", "to main", PAIRED]
@@ -85,7 +86,7 @@ def presence(scores: pd.DataFrame) -> pd.DataFrame:
     """How well slices that hold an organ are told from others: ``sensitivity`` and ``specificity``
     in percent and the wrongly segmented volume ``fp_ml``, by organ, over scans, then folds.
 
-    NaN where a protocol asks for no slice without the organ, or a run of an earlier version did not
+    NaN where a protocol does not ask for whole volumes, or a run of an earlier version did not
     count them.
 
     Args:
@@ -95,7 +96,7 @@ def presence(scores: pd.DataFrame) -> pd.DataFrame:
     counted = scores.reindex(columns=names).apply(pd.to_numeric)
     lacking = counted["n_slices"] - counted["slices_true"]
     wrong = counted["slices_found"] - counted["slices_hit"]
-    whole = lacking > 0
+    whole = (lacking > 0) & scores["protocol"].str.endswith(WHOLE)  # others have gaps of an organ
     found = pd.DataFrame(
         {
             "sensitivity": 100 * counted["slices_hit"] / counted["slices_true"],

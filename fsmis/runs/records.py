@@ -101,17 +101,22 @@ class RunFolder:
         self._write(cell, record)
 
     def fail(self, cell: Cell, state: str, reason: str) -> None:
-        """Record a cell as ``failed`` or ``interrupted``, unless another process has done it."""
+        """Record a cell as ``failed`` or ``interrupted``, unless it is done: before, or by another
+        process."""
         if self.read(cell)["state"] != "done":
             self._write(cell, {"state": state, "reason": reason})
 
     def begin(self, cell: Cell, since: str) -> Path:
-        """Record a cell as ``running`` here; returns the file, to be kept ``beating``."""
+        """Record a cell as ``running`` here, unless it is done: that lasts until it is done again.
+        Returns the file, to be kept ``beating``."""
+        if self.read(cell)["state"] == "done":
+            return self.cell_file(cell)
         return self._write(cell, {"state": "running", "since": since, **author()})
 
     def forget(self, cell: Cell) -> None:
-        """Make a cell missing."""
-        self.cell_file(cell).unlink(missing_ok=True)
+        """Make a cell missing that is not done."""
+        if self.read(cell)["state"] != "done":
+            self.cell_file(cell).unlink(missing_ok=True)
 
     def cell_file(self, cell: Cell) -> Path:
         return self.path / f"cells/{cell.name}.json"

@@ -76,6 +76,16 @@ def configured(cfg: DictConfig) -> dict[str, Any]:
     return {**parts, "weights": weights, "code": code, "seed": cfg.seed}
 
 
+def method_identity(cfg: DictConfig) -> dict[str, Any]:
+    """What the answers of ``cfg.method`` depend on: its settings with all that is nested in it, the
+    contents of the files that they name, and the code of its classes."""
+    found = settings(cfg.method, "method")
+    weights = {key: digest for key, (_, digest) in _files(cfg.method).items()}
+    code = source_hash(*[value for key, value in found.items() if _is_target(key)])
+    kept = {key: value for key, value in _without_modules(found).items() if key not in weights}
+    return {"settings": kept, "weights": weights, "code": code}
+
+
 def variant_hash(identified: dict[str, Any]) -> str:
     """Twelve hexadecimal digits for an identity."""
     text = json.dumps(identified, sort_keys=True)

@@ -180,8 +180,8 @@ def examine() -> list[Finding]:
 def main(arguments: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(
         prog="python -m fsmis doctor",
-        description="Check versions, weights, devices and data of this machine, and say what to do "
-        "about what is missing. Exit code 1 where something that every run needs is.",
+        description="Check versions, weights and devices of this machine, and say what to do about "
+        "what is missing. Exit code 1 where something that every run needs is.",
     ).parse_args(arguments)
     table = Table(title="fsmis doctor", title_justify="left")
     for column in ("", "status", "found", "fix"):

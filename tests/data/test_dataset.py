@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +137,14 @@ def test_raw_cmr_values_are_prepared_ids(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.load("1").label, dataset.load("2").label)
 
 
+def test_raw_values_that_are_ids_of_others_change_places(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_scan(tmp_path, number, label_of(1, 2, 1001, dtype=np.int16))
+    values = {1: 2, 2: 1, 1001: 3}
+    dataset = open_dataset("phantom", tmp_path, label_values=values)
+    np.testing.assert_array_equal(dataset.load("1").label, label_of(2, 1, 3))
+
+
 def test_unscored_synapse_organs_are_kept(tmp_path: Path) -> None:
     for number in (1, 2):
         write_scan(tmp_path, number, label_of(1, 2, 3, 6, 13, 4))
@@ -233,6 +242,20 @@ def test_folds_that_cannot_be(two_scans: Path, starts: object) -> None:
 
 
 # files that do not fit
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ({"organs": {"liver": 1, "RK": 257}}, "label id 257 is not in 1 to 255"),
+        ({"organs": {"liver": 0}}, "label id 0 is not in 1 to 255"),
+        ({"unscored_labels": [1001]}, "label id 1001 is not in 1 to 255"),
+        ({"label_values": {7: 300}}, "label id 300 is not in 1 to 255"),
+        ({"organs": {"liver": 1, "RK": 1}}, "two organs have the same label id"),
+    ],
+)
+def test_label_ids_that_cannot_be(two_scans: Path, labels: dict[str, Any], reason: str) -> None:
+    assert reason in refusal_of_folder("phantom", two_scans, **labels)
 
 
 def test_an_unknown_scan(two_scans: Path) -> None:

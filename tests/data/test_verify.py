@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from fsmis.cli import CONF_DIR
 from fsmis.data.dataset import Dataset
 from fsmis.data.nifti import read_volume, write_mask, write_volume
-from fsmis.data.verify import verify_once
+from fsmis.data.verify import check_manifest, verify_once
 from fsmis.errors import UserError
 from fsmis.runs.variant import settings
 
@@ -136,6 +136,17 @@ def test_a_file_changed_since_its_preparation_is_refused(prepared_hearts, tmp_pa
     message = refusal(opened(folder))
     assert message.startswith(f"{folder / 'label_1.nii.gz'}: changed or removed")
     assert "remove manifest.json" in message
+
+
+def test_a_scan_left_of_an_earlier_preparation_is_refused(prepared_hearts, tmp_path):
+    folder = shutil.copytree(prepared_hearts, tmp_path / "mixed")
+    for kind in ("image", "label"):
+        shutil.copy(folder / f"{kind}_1.nii.gz", folder / f"{kind}_99.nii.gz")
+    problems = check_manifest(folder)
+    assert [problem.split(": ")[0] for problem in problems] == [
+        f"{folder / kind}_99.nii.gz" for kind in ("image", "label")
+    ]
+    assert all("not prepared with the scans in manifest.json" in problem for problem in problems)
 
 
 def test_the_published_chaos_scans_pass_in_their_read_only_folder(chaos_root, cache):

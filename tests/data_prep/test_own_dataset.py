@@ -168,6 +168,8 @@ def test_a_dataset_without_organs_is_refused(own):
         ("images/image_{}.nii", "labels/label_{}.nii.gz", ["01", "2"]),
         ("imagesTr/liver_{}.nii.gz", "labelsTr/liver_{}.nii.gz", ["0", "1"]),
         ("imagesTr/case_{}_0000.nii.gz", "labelsTr/case_{}.nii.gz", ["003", "004"]),
+        ("imagesTr/amos_{}.nii.gz", "labelsTr/amos_{}.nii.gz", ["0001", "0002"]),
+        ("imagesTr/image_{}.nii.gz", "labelsTr/image_{}.nii.gz", ["1", "2"]),
     ],
 )
 def test_common_names(tmp_path, image, label, ids):

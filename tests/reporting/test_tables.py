@@ -116,11 +116,16 @@ def test_presence_counts_slices_with_and_without_the_organ() -> None:
         (1, 8, 4, 8, 4, 6.0),
     ]
     names = ["fold", "n_slices", "slices_true", "slices_found", "slices_hit", "fp_ml"]
-    scores = pd.DataFrame(rows, columns=names).assign(organ="liver")
+    protocol = "alpnet-1part-full_volume"
+    scores = pd.DataFrame(rows, columns=names).assign(organ="liver", protocol=protocol)
     found = presence(scores).loc["liver"]
     assert found["sensitivity"] == pytest.approx((75 + 100) / 4 + 100 / 2)
     assert found["specificity"] == pytest.approx((100 * 4 / 6 + 100) / 4 + 0 / 2)
     assert found["fp_ml"] == pytest.approx(1 / 2 + 6 / 2)
     told = presence(scores.assign(n_slices=scores["slices_true"]))
     assert told.isna().all(axis=None)
-    assert presence(scores[["organ", "fold", "n_slices"]]).isna().all(axis=None)
+    earlier = ["organ", "fold", "n_slices", "protocol"]
+    assert presence(scores[earlier]).isna().all(axis=None)
+    # a gap within an organ is no slice beyond it
+    gaps = presence(scores.assign(protocol="alpnet-3parts-organ_range"))
+    assert gaps.isna().all(axis=None)
