@@ -104,7 +104,7 @@ ABLATIONS = {
         partial(curves, along="copies", group="matcher", label="copies of each support slice"),
         {"support_set.count": "copies"},
     ),
-    # ``none`` is the paper's method
+    # ``none`` is one matched copy and one pass, as in the paper
     "test_time": Ablation(
         "Ablation of what happens at test time", headers={"test_time": "at test time"}
     ),

@@ -39,7 +39,7 @@ NOTE = (
     "Source: of a published row where it was read (results/published.csv names it), how it was "
     "checked, and what others got who ran the method again; such rows mix variants of the "
     f"protocol. Of an own row its protocol and scans. {MARKS} {TO_PAPER}: mean less that of "
-    f"{PAPER}. {NO_TEST}"
+    f"{PAPER}, which is taken to use one labelled slice, as the row of 1part does. {NO_TEST}"
 )
 
 

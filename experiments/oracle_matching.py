@@ -22,19 +22,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 from scipy.stats import spearmanr
 
-from fsmis.cli import CONF_DIR, command_line, console
+from fsmis.cli import command_line, console
 from fsmis.data.protocol import Episode, served_slices, truth
 from fsmis.files import write_atomic
 from fsmis.pipeline.matching import Matcher, nearest
 from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.pipeline.support_set import SupportSetConstruction
 from fsmis.segmenters.sam2 import Sam2
+from fsmis.settings import composed
 
 MATCHERS = ("encoder_features", "ssim", "ncc", "psnr")  # those that need no download
 
@@ -136,13 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of conf/config.yaml")
     options = parser.parse_args(arguments)
     with command_line():
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            cfg = compose("config", overrides=options.overrides)
-            OmegaConf.set_struct(cfg, False)
-            cfg.matchers = {
-                name: compose("config", overrides=[*options.overrides, f"matcher={name}"]).matcher
-                for name in MATCHERS
-            }
+        cfg = composed(options.overrides)
+        OmegaConf.set_struct(cfg, False)
+        cfg.matchers = {
+            name: composed([*options.overrides, f"matcher={name}"]).matcher for name in MATCHERS
+        }
         measured = run(cfg)
         path = Path(cfg.results_dir) / "oracle_matching.csv"
         path.parent.mkdir(parents=True, exist_ok=True)

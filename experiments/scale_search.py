@@ -14,18 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.progress import track
 
-from fsmis.cli import CONF_DIR, command_line, console
+from fsmis.cli import command_line, console
 from fsmis.data.dataset import Scan
 from fsmis.data.protocol import Episode, truth
 from fsmis.files import write_atomic
 from fsmis.pipeline.alignment import ScaleSearch, scaled, some_slices
 from fsmis.pipeline.prompting import EncodedEpisode, single_support
 from fsmis.segmenters import Segmenter
+from fsmis.settings import composed
 
 FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # size of the support against what it is
 
@@ -101,8 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of conf/config.yaml")
     options = parser.parse_args(arguments)
     with command_line():
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            cfg = compose("config", overrides=options.overrides)
+        cfg = composed(options.overrides)
         measured = run(cfg)
         path = Path(cfg.results_dir) / "scale_search.csv"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,17 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fsmis.cli import CONF_DIR, command_line
+from fsmis.cli import command_line
 from fsmis.data.protocol import Episode
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
 from fsmis.reporting.figures import PREDICTION, PROMPT, outline, show
 from fsmis.reporting.paper_table import write_figures
-from fsmis.settings import require_replacing, with_selected_organs
+from fsmis.settings import composed
 
 SHOWN = 6  # copies and query slices in the figure
 
@@ -77,9 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="settings, as fsmis run has them")
     overrides = parser.parse_args(arguments).overrides
     with command_line():
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            config = with_selected_organs(compose("config", overrides=overrides))
-            require_replacing(overrides, config)
+        config = composed(overrides)
         dataset, protocol = instantiate(config.dataset), instantiate(config.protocol)
         split = protocol.splits(dataset)[0]
         support, query = dataset.load(split.support_id), dataset.load(split.query_ids[0])

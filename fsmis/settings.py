@@ -7,11 +7,12 @@ from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from fsmis.cli import chosen_by, did_you_mean, no_setting
+from fsmis.cli import CONF_DIR, chosen_by, did_you_mean, no_setting
 from fsmis.errors import UserError
 
 
@@ -119,6 +120,18 @@ def limit_threads(count: int | None) -> None:
     os.environ["OMP_NUM_THREADS"] = str(count)  # read by torch when it is loaded
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The settings of ``conf/config.yaml`` with the user's, for what is measured beside a run.
+
+    Raises UserError as a run does for organs and mappings; limits the threads as a run does.
+    """
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = with_selected_organs(compose("config", overrides=list(overrides)))
+    require_replacing(overrides, cfg)
+    limit_threads(cfg.threads)
+    return cfg
 
 
 TARGET = "_target_"

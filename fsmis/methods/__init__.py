@@ -82,7 +82,7 @@ class TrainingScans:
 
     def __init__(self, dataset: Dataset, split: Split, setting: int) -> None:
         if setting not in SETTINGS:
-            raise UserError(f"setting={setting}: choose 1 or 2")
+            raise UserError(f"method.training.setting={setting}: choose 1 or 2")
         tested = {split.support_id, *split.query_ids}
         self.dataset = dataset.name
         self.fold = split.fold

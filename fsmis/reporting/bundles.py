@@ -92,13 +92,15 @@ def _merged(found: list[tuple[Path, list[StoredRun]]]) -> list[StoredRun]:
             of_dataset = [run for run in own if run.plan["dataset"] == dataset]
             kinds = {(run.plan["protocol"], data_of(run.plan)) for run in of_dataset}
             where, known = first.setdefault(dataset, (source, kinds))
-            for protocol, data in sorted(kinds - known):
-                there = "; ".join(", ".join(kind) for kind in sorted(known))
-                differs = "other data" if protocol in {kind[0] for kind in known} else "protocol"
+            if not kinds & known:  # what a source holds of several is told apart in its tables
+                here, there = ("; ".join(map(", ".join, sorted(some))) for some in (kinds, known))
+                shared = {kind[0] for kind in kinds} & {kind[0] for kind in known}
                 raise UserError(
-                    f"{source}: runs on {dataset} of {protocol}, {data}, but those of {where} are "
-                    f"of {there} ({differs}); not to be merged, report them one by one"
+                    f"{source}: runs on {dataset} of {here}, but those of {where} are of {there} "
+                    f"({'other data' if shared else 'protocol'}); not to be merged, report them "
+                    "one by one"
                 )
+            first[dataset] = where, known | kinds
         for run in own:
             where, twin = seen.setdefault(run_path(run.plan), (source, run))
             if twin is run or where == source:  # what lies twice in a folder is told apart there

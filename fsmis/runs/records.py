@@ -198,6 +198,7 @@ class RunFolder:
             raise UserError(
                 f"{path}: no column {lacking[0]}; written by another version, run again"
             )
+        scores = scores[[*COLUMNS, *(name for name in scores if name not in COLUMNS)]]
         for number, row in enumerate(scores.to_dict("records"), start=1):
             problem = value_problem({str(name): v for name, v in row.items() if not pd.isna(v)})
             if problem is not None:

@@ -8,11 +8,13 @@ import argparse
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from fsmis.cli import command_line, console
+from fsmis.cli import command_line, console, errors
 from fsmis.errors import UserError
 from fsmis.files import now, write_atomic
 from fsmis.reporting.bundles import (
@@ -26,14 +28,16 @@ from fsmis.reporting.bundles import (
     run_path,
 )
 from fsmis.reporting.runs import StoredRun
+from fsmis.runs.records import RunFolder
 from fsmis.source import code_version
 
+CELL = re.compile("cells/")
 STATES = ("done", "failed", "interrupted")  # of cells that travel
 
 
 def files_of(run: StoredRun, images: bool) -> dict[str, bytes]:
     """Contents of the files of a run that travel, by their path in its folder; of cells those that
-    the scores are made of, or that failed."""
+    ended, from which the scores are made, so that they fit while the run goes on."""
     ended = [cell for cell in run.plan["cells"] if run.folder.read(cell)["state"] in STATES]
     cells = {run.folder.cell_file(cell) for cell in ended}
     found = {}
@@ -45,6 +49,12 @@ def files_of(run: StoredRun, images: bool) -> dict[str, bytes]:
             found[name] = path.read_bytes()
             if len(found[name]) > MOST_BYTES_OF_A_FILE:
                 raise UserError(f"{path}: too large for a bundle ({len(found[name])} bytes)")
+    with TemporaryDirectory() as place:
+        alone = RunFolder(Path(place))
+        for name in filter(CELL.match, found):
+            alone.write(name, found[name].decode())
+        alone.rebuild()
+        found["scores.csv"] = (alone.path / "scores.csv").read_bytes()
     return found
 
 
@@ -96,12 +106,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_line():
         if options.out.suffix != ".zip":
             raise UserError(f"{options.out}: the name must end in .zip")
-        with opened(options.runs) as runs:
+        with opened(options.runs) as found:
+            runs = [run for run in found if run.folder.done(run.plan["cells"])]
+            if not runs:
+                raise UserError(f"{options.runs[0]}: no scan is done yet; bundle it later")
             content = bundle(runs, options.images)
             said = [f"{run_path(run.plan)}: {run.covered}" for run in runs]
+            left_out = [run_path(run.plan) for run in found if run not in runs]
         write_atomic(options.out, content)
     for line in said:
         console.print(line)
+    for name in left_out:
+        errors.print(f"{name}: no scan is done yet, left out")
     console.print(f"{options.out}, {len(content) / 1e6:.2f} MB")
 
 

@@ -132,8 +132,10 @@ def test_a_run_serves_every_table_that_needs_it(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, *where, *SMALL)  # of no experiment
+    run(tmp_path, *where, *SMALL, "method.memories=1")
     size = [argument for argument in SMALL if not argument.startswith("support_set")]
-    run(tmp_path, *where, *size, "support_set=paper", "support_set.per_query_slice=1")
+    copies = ["support_set=paper", "support_set.per_query_slice=1", "method.memories=1"]
+    run(tmp_path, *where, *size, *copies)
     numbers = [*size, "support_set.per_query_slice=0,1"]
     for name, settings, swept, made in (
         ("ablation_matcher", SMALL, "matcher=", "encoder_features"),
@@ -160,9 +162,10 @@ def test_a_run_serves_every_table_that_needs_it(
 def test_partial_run_is_shown_marked_and_not_compared(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(tmp_path, *where, *SMALL)
-    run(tmp_path, *where, *SMALL, "matcher=identity")
-    run(tmp_path, *where, *SMALL, "matcher=random", "protocol.fold=1")
+    small = [*SMALL, "method.memories=1"]
+    run(tmp_path, *where, *small)
+    run(tmp_path, *where, *small, "matcher=identity")
+    run(tmp_path, *where, *small, "matcher=random", "protocol.fold=1")
     settings = ["--dataset", "phantom", *SMALL, "matcher=encoder_features,identity,random,ssim"]
     ablations.main(["matcher", str(tmp_path), *settings])
     printed = capsys.readouterr().out

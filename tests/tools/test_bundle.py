@@ -18,6 +18,7 @@ from PIL import Image
 from fsmis.errors import UserError
 from fsmis.reporting import bundles
 from fsmis.reporting.bundles import INDEX, opened
+from fsmis.reporting.runs import read_runs
 from fsmis.runs.records import RunFolder
 from fsmis.tools.bundle import main as bundle
 from fsmis.tools.compare import main as compare
@@ -95,6 +96,22 @@ def test_a_bundle_reports_as_its_folder(runs: Path, packed: Path, tmp_path: Path
     # a bundle of bundles is one too
     bundle([str(tmp_path / "b.zip"), str(packed)])
     assert files_in(tmp_path / "b.zip").keys() == files_in(packed).keys()
+
+
+def test_a_run_that_goes_on_is_bundled_as_far_as_it_is(runs: Path, tmp_path: Path, capsys) -> None:
+    root = Path(shutil.copytree(runs, tmp_path / "runs"))
+    going = RunFolder(root / "chaos_mri/copy_mask/c1")
+    (going.path / "scores.csv").write_text("left behind\n")  # the cells are the truth
+    begun = Path(shutil.copytree(going.path, root / "chaos_mri/copy_mask/c2"))
+    plan = json.loads((begun / "plan.json").read_text()) | {"variant": "c2"}
+    (begun / "plan.json").write_text(json.dumps(plan))
+    shutil.rmtree(begun / "cells")
+    (begun / "scores.csv").unlink()
+    going.rebuild()
+    bundle([str(tmp_path / "a.zip"), str(root)])
+    assert "copy_mask/c2: no scan is done yet, left out" in capsys.readouterr().err
+    with opened([tmp_path / "a.zip"]) as found:
+        assert [len(run.scores) for run in found] == [len(run.scores) for run in read_runs(runs)]
 
 
 def test_images_travel_on_demand_alone(runs: Path, packed: Path, tmp_path: Path) -> None:

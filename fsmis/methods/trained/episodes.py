@@ -54,10 +54,12 @@ class Supervoxels:
         files: str | None,
     ) -> None:
         if not 0.5 <= overlap <= 1:
-            raise UserError(f"supervoxels.overlap={overlap}: choose 0.5 to 1")
+            raise UserError(f"method.training.supervoxels.overlap={overlap}: choose 0.5 to 1")
         self.files = None if files is None else Path(files).expanduser()
         if self.files is not None and not self.files.is_dir():
-            raise UserError(f"supervoxels.files={files}: no such folder; null computes them")
+            raise UserError(
+                f"method.training.supervoxels.files={files}: no such folder; null computes them"
+            )
         self.scale, self.sigma, self.min_size = scale, sigma, min_size
         self.overlap, self.min_intensity = overlap, min_intensity
         self._settings = (scale, sigma, min_size, overlap, min_intensity)
@@ -75,7 +77,7 @@ class Supervoxels:
                 raise UserError(
                     f"{path}: shape {given.shape} differs from {scan.image.shape} of the image; "
                     "take the supervoxels of this very scan; setting 2 has to compute them "
-                    "(supervoxels.files=null)"
+                    "(method.training.supervoxels.files=null)"
                 )
             return self._without_small_and_dark(given.astype(np.int32), scan.image)
         path = cache / f"{scan.id}_{self._key(scan.image)}.npz"

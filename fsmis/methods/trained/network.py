@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fsmis.errors import UserError
 from fsmis.segmenters.checkpoints import read_state
 
+STRIDES = "method.training.encoder.strides"
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 
 
@@ -52,12 +53,14 @@ class Encoder(nn.Module):
     def __init__(self, settings: EncoderSettings, levels: int = 1) -> None:
         super().__init__()
         if settings.backbone not in BACKBONES:
-            raise UserError(f"encoder.backbone={settings.backbone}: choose of {BACKBONES}")
+            raise UserError(
+                f"method.training.encoder.backbone={settings.backbone}: choose of {BACKBONES}"
+            )
         resnet = getattr(torchvision.models, settings.backbone)(weights=None)
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
         stages = [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
         if not levels <= len(settings.strides) <= len(stages):
-            raise UserError(f"encoder.strides={list(settings.strides)}: give {levels} to 4 numbers")
+            raise UserError(f"{STRIDES}={list(settings.strides)}: give {levels} to 4 numbers")
         if settings.weights is not None:
             _load(resnet, settings.weights)
         stride, dilation = 4, 1
@@ -70,7 +73,7 @@ class Encoder(nn.Module):
                 _hold_stride(stage, dilation)
             else:
                 raise UserError(
-                    f"encoder.strides={list(settings.strides)}: the first is 4, each other the one "
+                    f"{STRIDES}={list(settings.strides)}: the first is 4, each other the one "
                     "before it or twice that"
                 )
             stride = wanted
@@ -117,14 +120,17 @@ def _width(stage: nn.Module) -> int:
 def _load(resnet: nn.Module, weights: str) -> None:
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise UserError(f"encoder.weights={weights}: no such file; null trains from scratch")
+        raise UserError(
+            f"method.training.encoder.weights={weights}: no such file; null trains from scratch"
+        )
     given = {name.removeprefix("backbone."): value for name, value in read_state(path).items()}
     own = {name: value for name, value in resnet.state_dict().items() if name[:3] != "fc."}
     wrong = [n for n in own if n not in given or given[n].shape != own[n].shape]
     if wrong:
         raise UserError(
-            f"{path} does not fit encoder.backbone: {len(wrong)} tensors differ, the first is "
-            f"{wrong[0]}; take torchvision's file of that backbone or of a DeepLabV3 on it"
+            f"{path} does not fit method.training.encoder.backbone: {len(wrong)} tensors differ, "
+            f"the first is {wrong[0]}; take torchvision's file of that backbone or of a DeepLabV3 "
+            "on it"
         )
     resnet.load_state_dict({name: given[name] for name in own}, strict=False)
 

@@ -79,7 +79,7 @@ class EpisodicTraining:
             "checkpoint_every": checkpoint_every,
         }.items():
             if value < 1:
-                raise UserError(f"training.{name}={value}: choose 1 or more")
+                raise UserError(f"method.training.{name}={value}: choose 1 or more")
         self.setting = setting
         self.image_size = image_size
         self.encoder = encoder
@@ -161,7 +161,7 @@ class EpisodicTraining:
             raise UserError(
                 f"{scans.dataset}: no slice outside fold {scans.fold} can be trained on in setting "
                 f"{self.setting}; test fewer of dataset.organs, as organs=[RK,LK], or lower "
-                "supervoxels.min_size where no segment is that large"
+                "method.training.supervoxels.min_size where no segment is that large"
             )
         return source
 
