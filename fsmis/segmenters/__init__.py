@@ -25,8 +25,8 @@ class Segmenter(Protocol):
 
     Rows are independent: what a call gives for a row depends on that row of its arguments alone, up
     to rounding, and never on earlier calls. Features and memories are the model's own business;
-    others only index and join them, except that two methods, a matcher and the extent stage compare
-    ``Features.levels``, one or more, float ``[B, C, h, w]`` from fine to coarse.
+    others only index and join them, except that some methods, a matcher and the extent stage
+    compare ``Features.levels``, one or more, float ``[B, C, h, w]`` from fine to coarse.
 
     Attributes:
         batch_size: rows, (query slice, organ) pairs, that the pipeline passes at a time; 1 or more.
@@ -73,7 +73,8 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class Tracker(Segmenter, Protocol):
-    """A segmenter that also goes through a video frame by frame, as ``sam2_volume`` asks it to."""
+    """A segmenter that also goes through a video frame by frame, as ``sam2_volume``, ``fate_sam``
+    and ``fs_medsam2`` ask it to."""
 
     def track(
         self,

@@ -15,6 +15,7 @@ from fsmis.reporting.published import (
     PAPER,
     PUBLISHED,
     STATUSES,
+    known_organs,
     lay_out,
     read_published,
     select,
@@ -353,3 +354,14 @@ def test_report_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
     assert tables and max(map(len, tables)) <= 80
     own = [line for line in tables if line.strip().startswith("augment_match_prompt,")]
     assert len(own) == 4 and all(len(re.findall(r"\d\d\.\d\d", line)) >= 5 for line in own)
+
+
+def test_a_dataset_that_inherits_its_organs_is_no_published_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/mine.yaml").write_text("defaults: [chaos_mri]\nname: mine\n")
+    (tmp_path / "dataset/own.yaml").write_text("name: ???\norgans: {a: 1}\n")
+    (tmp_path / "dataset/whole.yaml").write_text("name: whole\norgans: {a: 1}\n")
+    monkeypatch.setattr("fsmis.reporting.published.CONF_DIR", tmp_path)
+    assert known_organs.__wrapped__() == {"whole": ["a"]}
