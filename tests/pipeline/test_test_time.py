@@ -265,6 +265,7 @@ def test_ablation_switches_what_it_names():
         "non_overlap",
         "zoom",
         "scale",
+        "extent",
     }
     assert switched.pop("default_without_zoom") == default - {"zoom"}
     assert switched.pop("default_and_flip") == default | {"flip"}
