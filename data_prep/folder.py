@@ -16,7 +16,7 @@ from nibabel.affines import voxel_sizes
 from data_prep.geometry import crop_or_pad, resample, resample_label, rescaled
 from data_prep.nifti_pairs import refuse_constant
 from data_prep.source import PreparedScan, Source
-from fsmis.data.dataset import scan_id_of
+from fsmis.data.dataset import MOST_LABELS, scan_id_of
 from fsmis.data.expectation import CT_RANGE
 from fsmis.data.geometry import AxialVolume
 from fsmis.data.nifti import read_pair
@@ -29,7 +29,6 @@ IMAGES = "imagesTr"
 FOLDERS = {IMAGES: "image", "labelsTr": "label"}
 ORIENTATIONS = ("axial", "stored")
 LAYOUTS = "image_<id>.nii.gz with label_<id>.nii.gz, or imagesTr/<id>.nii.gz with labelsTr/"
-LARGEST_LABEL = np.iinfo(np.uint8).max
 
 
 class Folder(Source):
@@ -103,10 +102,10 @@ class Folder(Source):
             label_tolerance=settings["label_tolerance"],
         )
         refuse_constant(image_path, image)
-        if not label.any() or label.min() < 0 or label.max() > LARGEST_LABEL:
+        if not label.any() or label.min() < 0 or label.max() > MOST_LABELS:
             raise UserError(
                 f"{label_path}: label values {label.min()} to {label.max()}; label something, and "
-                f"use values from 0 to {LARGEST_LABEL}"
+                f"use values from 0 to {MOST_LABELS}"
             )
         if settings["window"] is not None:
             image = np.interp(image, settings["window"], CT_RANGE)

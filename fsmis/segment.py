@@ -99,8 +99,12 @@ def _label_folder(
     ending = {name: _ending(path, segmenter) for name, path in queries.items()}
     made = {name: made_from(identity, [path]) for name, path in queries.items()}
     state = {name: outputs.state(name, name + ending[name], made[name]) for name in queries}
-    lacking = [name for name in queries if not _has_figure(options.figure, name)]
-    pending = [name for name in queries if state[name] != "finished" or name in lacking]
+    figures = {name: options.figure / f"{name}.png" for name in queries if options.figure}
+    pending = [
+        name
+        for name in queries
+        if state[name] != "finished" or (name in figures and not figures[name].is_file())
+    ]
     _say_supports(segmenter)
     console.print(f"queries: {len(queries)} in {options.query}, {len(pending)} to label")
     if outdated := [name for name in pending if state[name] == "outdated"]:
@@ -117,8 +121,8 @@ def _label_folder(
                 prepared = segmenter.prepare(queries[name])
                 prepared.query.require_output(output)
                 answer = _answer(segmenter, prepared, bar, name)
-                if options.figure:
-                    _draw(options.figure / f"{name}.png", prepared, answer, segmenter)
+                if name in figures:
+                    _draw(figures[name], prepared, answer, segmenter)
                 prepared.query.write(output, answer.labels)
             except UserError as error:
                 failed.append(name)
@@ -141,10 +145,6 @@ def _answer(
 ) -> Segmentation:
     with segmenting(bar, text, segmenter.method, segmenter.settings.method, prepared.episode):
         return segmenter.answer(prepared)
-
-
-def _has_figure(folder: Path | None, name: str) -> bool:
-    return folder is None or (folder / f"{name}.png").is_file()
 
 
 def _draw(path: Path, prepared: Prepared, answer: Segmentation, segmenter: VolumeSegmenter) -> None:

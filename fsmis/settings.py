@@ -90,7 +90,7 @@ def require_known(
 
     ``choices`` is the choice in each group.
     """
-    groups = {group for group in choices if chosen_by(group) in (f"{group}=", f"+{group}=")}
+    groups = {group for group in choices if "@" not in chosen_by(group)}
     if unknown := set(cfg) - set(types.__annotations__) - groups:
         raise UserError(no_setting(min(map(str, unknown))))
 

@@ -65,13 +65,13 @@ def configured(cfg: DictConfig) -> dict[str, Any]:
     Raises UserError for a selected organ that the dataset lacks, or damaged code files.
     """
     cfg = with_selected_organs(cfg)
-    weights = {key: digest for key, (_, digest) in _files(cfg.method).items()}
+    method, weights = _method_and_weights(cfg.method)
     scored = {part: settings(cfg[part], part) for part in ("method", "protocol", "dataset")}
     targets: dict[str, set[object]] = {Evaluation.__name__: {Evaluation}}
     for value in [v for part in scored.values() for k, v in part.items() if _is_target(k)]:
         targets.setdefault(_class_name(value), set()).add(value)
     parts = {part: _without_modules(values) for part, values in scored.items()}
-    parts["method"] = {k: v for k, v in parts["method"].items() if k not in weights}
+    parts["method"] = method
     code = {name: source_hash(*classes) for name, classes in sorted(targets.items())}
     return {**parts, "weights": weights, "code": code, "seed": cfg.seed}
 
@@ -79,11 +79,17 @@ def configured(cfg: DictConfig) -> dict[str, Any]:
 def method_identity(cfg: DictConfig) -> dict[str, Any]:
     """What the answers of ``cfg.method`` depend on: its settings with all that is nested in it, the
     contents of the files that they name, and the code of its classes."""
+    method, weights = _method_and_weights(cfg.method)
     found = settings(cfg.method, "method")
-    weights = {key: digest for key, (_, digest) in _files(cfg.method).items()}
     code = source_hash(*[value for key, value in found.items() if _is_target(key)])
-    kept = {key: value for key, value in _without_modules(found).items() if key not in weights}
-    return {"settings": kept, "weights": weights, "code": code}
+    return {"settings": method, "weights": weights, "code": code}
+
+
+def _method_and_weights(method: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings of a method but those that name files, and the SHA-256 of these files."""
+    weights = {key: digest for key, (_, digest) in _files(method).items()}
+    found = _without_modules(settings(method, "method"))
+    return {key: value for key, value in found.items() if key not in weights}, weights
 
 
 def variant_hash(identified: dict[str, Any]) -> str:
