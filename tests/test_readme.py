@@ -15,8 +15,10 @@ def test_files_and_folders_that_the_readme_names_exist():
     root = CONF.parent
     for name in re.findall(r"`((?:fsmis|data_prep|conf)/[\w/.]*)`", README):
         assert (root / name).exists(), name
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
     for name in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (root / name).exists(), name
+        assert name[1:] in anchors if name.startswith("#") else (root / name).exists(), name
 
 
 def test_the_five_lines_of_the_readme_run(tmp_path, phantom_root, monkeypatch):
