@@ -191,6 +191,18 @@ def body_box(volume: np.ndarray) -> tuple[float, float, float, float]:
     return left, rows[0] / height, right, (rows[-1] + 1) / height
 
 
+def place_in_body(episode: Episode, labelled: np.ndarray) -> np.ndarray:
+    """Where something labelled in the support is expected in the query's slices: (y, x) in pixels,
+    the middle of its masks ``[P, H, W]``, carried from body to body (see ``body_box``)."""
+    shape = np.array(labelled.shape[1:])
+    middle = (np.argwhere(labelled.any(axis=0)).mean(axis=0) + 0.5) / shape
+    for volume, back in ((episode.support.image, False), (episode.query.image, True)):
+        left, top, right, bottom = body_box(volume)
+        corner, size = np.array([top, left]), np.array([bottom - top, right - left])
+        middle = corner + middle * size if back else (middle - corner) / size
+    return middle * episode.query.image.shape[1:]
+
+
 def descriptors(features: Features, box: tuple[float, float, float, float]) -> np.ndarray:
     """What tells slices apart: features of the coarsest level averaged over a grid in the body's
     box (see ``body_box``), ``[B, D]``."""

@@ -15,8 +15,8 @@ from scipy.ndimage import median_filter
 from fsmis.data.dataset import Scan, scale_intensities
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
-from fsmis.pipeline.alignment import Crops
-from fsmis.segmenters import Answer, largest_component
+from fsmis.pipeline.alignment import Crops, place_in_body
+from fsmis.segmenters import NO_OBJECT, Answer, largest_component
 
 Answers = dict[str, Answer]
 
@@ -50,6 +50,10 @@ class Zoom:
         magnified: from this magnification on, side of the slice over that of the crop, the crop's
             answer replaces the one before; below, its share in the logits falls in proportion. 0:
             it always replaces it.
+        wide: side of the crop that is tried, if it is less than a whole slice, around the place
+            that an organ in doubt has in the body, times its labelled extent; of the two answers,
+            that of which the model is surer stays.
+        doubt: mean predicted overlap below which an organ is in doubt; 0: none ever.
 
     Raises:
         UserError: a setting out of its range.
@@ -63,6 +67,8 @@ class Zoom:
         size: int,
         percentiles: tuple[float, float] | None,
         magnified: float,
+        wide: float,
+        doubt: float,
     ) -> None:
         if not isinstance(passes, int) or passes < 0:
             raise UserError(f"method.zoom.passes={passes}: must be a whole number, 0 or more")
@@ -71,12 +77,19 @@ class Zoom:
                 f"method.zoom.factor={factor}, share={share}, magnified={magnified}, size={size}: "
                 "choose factor and share from 1, magnified from 0, size from 32"
             )
+        if not wide >= factor or not 0 <= doubt <= 1:
+            raise UserError(
+                f"method.zoom.wide={wide}, doubt={doubt}: choose wide from factor={factor} and "
+                "doubt from 0 to 1"
+            )
         self.passes = passes
         self.factor = factor
         self.share = share
         self.size = size
         self.percentiles = percentiles
         self.magnified = magnified
+        self.wide = wide
+        self.doubt = doubt
 
     def refine(
         self, episode: Episode, answers: Answers, answer: Callable[[Episode], Answers]
@@ -93,6 +106,11 @@ class Zoom:
         asked = {organ: np.flatnonzero(~answers[organ].excluded) for organ in episode.organs}
         episode = episode.asking(asked)
         answers = dict(answers)
+        for organ, rows in asked.items():
+            before = answers[organ][rows]
+            surer = self.where_expected(episode, organ, before, answer)
+            if surer is not before:
+                answers[organ] = answers[organ].with_rows(rows, surer)
         for _ in range(self.passes):
             kept = {organ: answers[organ][rows] for organ, rows in asked.items()}
             found = {o: m for o, a in kept.items() if (m := largest_component(a.masks)).any()}
@@ -112,17 +130,45 @@ class Zoom:
         """
         tasks = {organ: episode.organs[organ] for organ in found}
         slices, on_query = _together(tasks, found)
-        supports = np.unique(np.concatenate([task.support_slices for task in tasks.values()]))
-        on_support = np.zeros((len(supports), *episode.support.image.shape[1:]), bool)
-        for task in tasks.values():
-            # stray pixels of a label would make the window as wide as the body
-            parts = np.stack([largest_component(mask[None])[0] for mask in task.support_masks])
-            on_support[np.searchsorted(supports, task.support_slices)] |= parts
-
+        on_support = _labelled(tasks, episode.support)[1]
         side = self.factor * max(
             _extent(on_query, episode.query), _extent(on_support, episode.support)
         )
-        query_crops = _around(on_query, side, episode.query, steady=True)
+        return self._cut(
+            episode, tasks, slices, _around(on_query, side, episode.query, steady=True), side
+        )
+
+    def where_expected(
+        self, episode: Episode, organ: str, found: Answer, answer: Callable[[Episode], Answers]
+    ) -> Answer:
+        """What the method finds of a small organ around its place in the body, if it doubts what it
+        found and is surer then; else ``found``, whose rows are the slices of the organ's task."""
+        task = episode.organs[organ]
+        if not len(found) or not (found.iou * found.present).mean() < self.doubt:
+            return found
+        labelled = _labelled({organ: task}, episode.support)[1]
+        side = self.wide * _extent(labelled, episode.support)
+        shape = episode.query.image.shape[1:]
+        centres = np.tile(place_in_body(episode, labelled), (len(found), 1))
+        crops = Crops(centres, side / np.array(episode.query.spacing[1:]), shape)
+        if crops.magnification <= 1:
+            return found
+        zoomed = self._cut(episode, {organ: task}, task.query_slices, crops, side)
+        closer = answer(zoomed.episode)[organ]
+        if (closer.iou * closer.present).mean() <= (found.iou * found.present).mean():
+            return found
+        logits, inside = crops.put_back(closer.logits)
+        return replace(closer, logits=np.where(inside, logits, NO_OBJECT))
+
+    def _cut(
+        self,
+        episode: Episode,
+        tasks: Mapping[str, OrganTask],
+        slices: np.ndarray,
+        query_crops: Crops,
+        side: float,
+    ) -> ZoomedEpisode:
+        supports, on_support = _labelled(tasks, episode.support)
         support_crops = _around(on_support, side, episode.support, steady=False)
 
         def masks_of(task: OrganTask) -> np.ndarray:
@@ -186,6 +232,18 @@ def _together(
     masks = np.zeros((len(slices), *next(iter(found.values())).shape[1:]), bool)
     for organ, task in tasks.items():
         masks[np.searchsorted(slices, task.query_slices)] |= found[organ]
+    return slices, masks
+
+
+def _labelled(tasks: Mapping[str, OrganTask], support: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the support slices of some tasks, int ``[P]`` ascending, and bool ``[P, H, W]``,
+    the largest part of what is labelled there of each organ: stray pixels would make a window as
+    wide as the body."""
+    slices = np.unique(np.concatenate([task.support_slices for task in tasks.values()]))
+    masks = np.zeros((len(slices), *support.image.shape[1:]), bool)
+    for task in tasks.values():
+        parts = np.stack([largest_component(mask[None])[0] for mask in task.support_masks])
+        masks[np.searchsorted(slices, task.support_slices)] |= parts
     return slices, masks
 
 

@@ -46,6 +46,7 @@ class Sam2(Steps, NetworkSegmenter):
         batch_size: rows, (query slice, organ) pairs, of one query step.
         encode_batch_size: images of one encoder pass; a CPU takes one at a time.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        precision: see :class:`NetworkSegmenter`.
         seed: seed of the random weights.
         cache: keeps the features of images and the memories of labels; the weights must not change
             then.
@@ -77,6 +78,7 @@ class Sam2(Steps, NetworkSegmenter):
         cache: FeatureCache | None = None,
         compile: bool = False,
         pool_memory: int = 1,
+        precision: str | None = None,
     ):
         check_sizes(image_size, 32, batch_size, encode_batch_size)
         if pool_memory not in (1, POOL):
@@ -89,7 +91,9 @@ class Sam2(Steps, NetworkSegmenter):
         model = instantiate(self.architecture)
         if checkpoint != "random":
             load_weights(model, checkpoint, sha256)
-        super().__init__(model, image_size, mean, std, batch_size, encode_batch_size, device, cache)
+        super().__init__(
+            model, image_size, mean, std, batch_size, encode_batch_size, device, precision, cache
+        )
         if self.device.type == "cpu":
             self.model.image_encoder.to(memory_format=torch.channels_last)
         self.compiled = compile

@@ -42,7 +42,7 @@ class TransformersModel(NetworkSegmenter):
             ``random`` (seeded weights, for tests).
         architecture: of random weights: what the config class of transformers takes. Those of a
             checkpoint are in its ``config.json``.
-        image_size, mean, std, batch_size, encode_batch_size, device, cache: see
+        image_size, mean, std, batch_size, encode_batch_size, device, precision, cache: see
             :class:`NetworkSegmenter`.
         seed: of random weights.
 
@@ -64,6 +64,7 @@ class TransformersModel(NetworkSegmenter):
         device: str = "auto",
         seed: int = 0,
         cache: FeatureCache | None = None,
+        precision: str | None = None,
     ):
         if model not in MULTIPLES:
             raise UserError(f"segmenter.model={model}: choose one of {', '.join(MULTIPLES)}")
@@ -72,7 +73,15 @@ class TransformersModel(NetworkSegmenter):
         plain: Any = OmegaConf.to_container(OmegaConf.create(architecture or {}))
         network = build(model, checkpoint, image_size, plain)
         super().__init__(
-            network, image_size, mean, std, batch_size, encode_batch_size, device, cache
+            network,
+            image_size,
+            mean,
+            std,
+            batch_size,
+            encode_batch_size,
+            device,
+            precision,
+            cache,
         )
         # EdgeTAM alone compresses a memory into latents and tells its attention their number.
         self.has_latents = model == "EdgeTamVideo"

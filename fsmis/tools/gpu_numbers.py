@@ -71,21 +71,8 @@ def verdict(value: str, bound: str, holds: bool) -> Row:
     return Row("", value, bound, PASSED if holds else FAILED)
 
 
-class Precise(Sam2):
-    """SAM2 in a precision that is chosen and not the device's own."""
-
-    def __init__(self, chosen: torch.dtype, **settings: Any):
-        self._chosen = chosen
-        super().__init__(**settings)
-
-    @property
-    def precision(self) -> torch.dtype:
-        """Of inference."""
-        return self._chosen
-
-
 def build(
-    setting: Setting, name: str, device: str, precision: torch.dtype | None = None, **more: Any
+    setting: Setting, name: str, device: str, precision: str | None = None, **more: Any
 ) -> Sam2:
     """A segmenter of ``conf/segmenter``; the large one with random weights, the same everywhere."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -96,15 +83,14 @@ def build(
     del settings["_target_"]
     if name == setting.segmenter:
         settings |= {"checkpoint": "random", "image_size": setting.image_size}
-    own = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    segmenter = Precise(precision or own, **settings | more)
+    segmenter = Sam2(**settings | {"precision": precision} | more)
     if settings["checkpoint"] == "random":
         make_responsive(segmenter.model, seed=0)
     return segmenter
 
 
 @cache
-def logits(setting: Setting, name: str, device: str, precision: torch.dtype) -> np.ndarray:
+def logits(setting: Setting, name: str, device: str, precision: str) -> np.ndarray:
     """Logits ``[2, 4, 256, 256]`` of two generated slices, organs from copies of another's."""
     work = phantom_workload(2, ORGANS, 2, seed=0)
     # cuDNN rounds the inputs of float32 convolutions to 10 bits where nobody forbids it
@@ -114,9 +100,7 @@ def logits(setting: Setting, name: str, device: str, precision: torch.dtype) -> 
 
 def same_logits(setting: Setting, name: str) -> Row:
     """Float32 on both devices."""
-    one, other = (
-        logits(setting, name, device, torch.float32) for device in ("cpu", setting.device)
-    )
+    one, other = (logits(setting, name, device, "float32") for device in ("cpu", setting.device))
     difference = float(np.abs(one - other).max())
     spread = f"{difference:.1e}, of logits with deviation {one.std():.2g}"
     return verdict(spread, f"at most {LOGITS:g}", difference <= LOGITS)
@@ -124,8 +108,8 @@ def same_logits(setting: Setting, name: str) -> Row:
 
 def same_masks(setting: Setting, name: str) -> Row:
     """Bfloat16 on the device against float32 on the CPU."""
-    one = logits(setting, name, "cpu", torch.float32) > 0
-    other = logits(setting, name, setting.device, torch.bfloat16) > 0
+    one = logits(setting, name, "cpu", "float32") > 0
+    other = logits(setting, name, setting.device, "bfloat16") > 0
     dice = float(2 * (one & other).sum() / max(one.sum() + other.sum(), 1))
     return verdict(f"Dice {dice:.4f}", f"at least {MASKS}", dice >= MASKS)
 

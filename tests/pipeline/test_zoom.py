@@ -57,6 +57,8 @@ def zoom(**changes) -> Zoom:
         "size": 64,
         "percentiles": None,
         "magnified": 0.0,
+        "wide": 4.0,
+        "doubt": 0.5,
     }
     return Zoom(**usual | changes)
 
@@ -131,6 +133,61 @@ def test_a_perfect_second_look_replaces_the_first():
     assert abs(half[0, 33, 45]) < 1  # one look says yes, the other no
 
 
+BODY = (slice(10, 70), slice(20, 90))  # rows and columns, of the support
+TRUE = disc(44, 56, 4)  # in the query, whose body lies lower, and to the left
+
+
+def in_bodies(labelled: np.ndarray) -> Episode:
+    """An episode of one small organ, both of whose scans show a body around it."""
+    support = np.zeros(SHAPE, np.float32)
+    support[BODY] = 0.5
+    query = np.roll(support, (4, -4), axis=(0, 1))
+    episode = episode_of({"vessel": (40, 60, 4)})
+    return replace(
+        episode,
+        support=replace(episode.support, image=np.stack([support] * 10)),
+        query=replace(episode.query, image=np.stack([query] * 10)),
+        organs={"vessel": replace(episode.organs["vessel"], support_masks=labelled[None])},
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "closer", "calls"),
+    [
+        (0.3, 0.6, True, 1),
+        (0.3, 0.2, False, 1),  # what the model is surer of stays
+        (0.7, 0.9, False, 0),  # it was not in doubt
+    ],
+)
+def test_an_organ_in_doubt_is_looked_for_at_its_place_in_the_body(first, then, closer, calls):
+    episode, asked = in_bodies(disc(40, 60, 4)), []
+
+    def again(zoomed: Episode) -> dict[str, Answer]:
+        asked.append(zoomed)
+        support = zoomed.organs["vessel"].support_masks[0]
+        middle = np.argwhere(support).mean(axis=0) + 0.5
+        assert np.abs(middle - 32).max() < 2  # of a crop with 64 pixels a side
+        return {"vessel": replace(answer(np.stack([support] * 6)), iou=np.full(6, then))}
+
+    wrong = np.stack([disc(20, 30, 4)] * 6)
+    before = replace(answer(wrong), iou=np.full(6, first))
+    after = zoom().where_expected(episode, "vessel", before, again)
+    assert len(asked) == calls
+    if not closer:
+        assert after is before
+        return
+    masks = after.logits > 0
+    assert not masks[:, wrong[0]].any()  # nothing is left beyond the crop
+    overlap = 2 * (masks & TRUE).sum((1, 2)) / (masks.sum((1, 2)) + TRUE.sum())
+    assert (overlap > 0.9).all()
+
+
+def test_a_crop_that_would_show_the_whole_slice_is_not_tried():
+    episode = in_bodies(disc(40, 60, 12))
+    before = replace(answer(np.stack([disc(40, 60, 12)] * 6)), iou=np.zeros(6))
+    assert zoom().where_expected(episode, "vessel", before, None) is before  # 96 of 80 mm
+
+
 def test_an_organ_found_nowhere_keeps_its_answer():
     episode = episode_of({"kidney": (40, 50, 10), "spleen": (20, 20, 8)})
     nothing = answer(np.zeros((len(SLICES), *SHAPE), bool))
@@ -195,7 +252,16 @@ def episode_of_organs(episode: Episode, organs) -> Episode:
 
 
 @pytest.mark.parametrize(
-    "change", [{"passes": -1}, {"factor": 0.5}, {"share": 0.9}, {"magnified": -1}, {"size": 8}]
+    "change",
+    [
+        {"passes": -1},
+        {"factor": 0.5},
+        {"share": 0.9},
+        {"magnified": -1},
+        {"size": 8},
+        {"wide": 1},
+        {"doubt": 2},
+    ],
 )
 def test_bad_settings_are_refused(change):
     with pytest.raises(UserError, match=r"method\.zoom\."):

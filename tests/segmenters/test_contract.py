@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
+from fsmis.errors import UserError
 from fsmis.segmenters import Answer, Segmenter, Tracker
 from fsmis.segmenters.features import Features, Memory
+from fsmis.segmenters.network import AttentionInPortions, attention_in_portions
 from tests.segmenters.engines import ENGINES, build, configured, frames, shared
 
 SIZE = (100, 90)
@@ -152,6 +155,37 @@ def test_it_tracks_as_it_segments(name):
     assert apart(later, forgetful) > 10 * ROUNDING
 
 
+@every_engine
+def test_bfloat16_on_a_cpu_changes_little(name):
+    half = build(name, precision="bfloat16")
+    for one, other in zip(
+        shared(name).encode(IMAGES).levels, half.encode(IMAGES).levels, strict=True
+    ):
+        assert ROUNDING < float((one - other).abs().mean() / one.std()) < 0.1
+    # of masks that random weights rate alike, another may be chosen: not all logits are near
+    single, rounded = (answer(engine, [3, 2], [0, 1]) for engine in (shared(name), half))
+    assert np.isfinite(rounded.logits).all()
+    assert np.abs(single.object_score - rounded.object_score).max() < 0.1
+
+
+def test_a_precision_that_there_is_not_is_refused():
+    with pytest.raises(UserError, match="precision=half: choose null, float32 or"):
+        build("sam2_mini", precision="half")
+
+
+@pytest.mark.parametrize("mask", [None, (1, 300), (4, 1, 1, 300), (300, 300)])
+@pytest.mark.parametrize("more", [{}, {"scale": 0.3}])
+def test_attention_in_portions_is_attention(mask, more):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 4, 2, 300, 16, generator=generator)  # more than a portion
+    more = more | {"attn_mask": None if mask is None else torch.randn(mask, generator=generator)}
+    expected = F.scaled_dot_product_attention(query, key, value, **more)
+    assert torch.allclose(attention_in_portions(query, key, value, **more), expected, atol=1e-5)
+    with AttentionInPortions():
+        found = F.scaled_dot_product_attention(query, key, value, **more)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.gpu
 @every_engine
 def test_a_gpu_answers_as_the_cpu(name, monkeypatch):
@@ -159,7 +193,7 @@ def test_a_gpu_answers_as_the_cpu(name, monkeypatch):
     segmenter.model.load_state_dict(shared(name).model.state_dict())
     half = answer(segmenter, [3, 2], [0, 1])
     assert np.isfinite(half.logits).all()
-    monkeypatch.setattr(type(segmenter), "precision", torch.float32)
+    monkeypatch.setattr(segmenter, "precision", torch.float32)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         single = answer(segmenter, [3, 2], [0, 1])
     assert apart(single, answer(shared(name), [3, 2], [0, 1])) < 2e-4
