@@ -48,8 +48,8 @@ format: setup  ## format the code
 bench: setup  ## measure speed against the reference path, side by side
 	$(PY) -m fsmis bench --out results/runs/bench $(ARGS)
 
-bench-full: setup  ## the two-frame step at 1024 px, 32 slices, 4 organs, once: hours on one core
-	$(PY) -m fsmis bench --only two-frame --image-size 1024 --repeats 1 \
+bench-full: setup  ## the two-frame step at 1024 px, 32 slices, 4 organs, once: an hour on one core
+	$(PY) -m fsmis bench --only two-frame --image-size 1024 --repeats 0 \
 	    --out results/runs/bench_full $(ARGS)
 
 gpu-check: setup  ## prove numbers, speed and memory on a GPU, into results/reference/gpu.md

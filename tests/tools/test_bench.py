@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from fsmis.tools.bench import Workload, phantom_workload, promises
+from fsmis.tools.bench import ROUNDED, Workload, phantom_workload, promises
 from fsmis.tools.bench.__main__ import main
 from fsmis.tools.bench.measure import count
 from fsmis.tools.bench.ways import Perceptual, TwoFrame
@@ -44,17 +44,17 @@ def counts(rows: pd.DataFrame, stage: str, column: str) -> list[int]:
 
 
 def test_every_image_passes_the_encoder_once(rows):
-    """In the order public, public with organs together, ours, floor."""
+    """In the order public, with organs together, that and ours in bfloat16, ours, floor."""
     distinct = SLICES + MATCHED
-    expected = [2 * SLICES * ORGANS, 2 * SLICES, distinct, distinct]
+    expected = [2 * SLICES * ORGANS, 2 * SLICES, 2 * SLICES, distinct, distinct, distinct]
     assert counts(rows, "two-frame", "image_encodes") == expected
 
 
 def test_rows_of_memory_attention_and_encoder(rows):
     pairs = SLICES * ORGANS
-    assert counts(rows, "two-frame", "attention_rows") == [pairs, pairs, pairs, 0]
+    assert counts(rows, "two-frame", "attention_rows") == [pairs] * 5 + [0]
     # The public predictor also memorises the query, which nothing reads.
-    expected = [2 * pairs, 2 * pairs, MATCHED * ORGANS, 0]
+    expected = [*[2 * pairs] * 3, *[MATCHED * ORGANS] * 2, 0]
     assert counts(rows, "two-frame", "memory_rows") == expected
 
 
@@ -64,7 +64,7 @@ def test_every_image_passes_the_backbone_once(rows):
 
 
 def test_only_the_public_path_writes_images(rows):
-    assert counts(rows, "two-frame", "image_files") == [2 * SLICES, 2 * SLICES, 0, 0]
+    assert counts(rows, "two-frame", "image_files") == [2 * SLICES] * 3 + [0] * 3
 
 
 def test_counts_of_a_whole_scan(work):
@@ -104,10 +104,13 @@ def test_what_scale_extent_and_zoom_add_to_the_default(rows):
     passes = 2 * (3 * pairs + pairs)  # three copies, then the slice itself
     assert default["memory_rows"] <= SCALES * LABELS + passes
     assert default["dice"] > 0
+    rounded = rows.loc["budget", "default (bfloat16)"]
+    assert rounded["image_encodes"] <= plain["image_encodes"] + scales + VOLUME + closer
+    assert rounded["dice"] > 0
 
 
 def test_a_part_is_measured_alone(capsys):
-    arguments = "--only two-frame --image-size 64 --slices 1 --organs 1 --copies 1 --repeats 1"
+    arguments = "--only two-frame --image-size 64 --slices 1 --organs 1 --copies 1 --repeats 0"
     main(arguments.split())
     printed = capsys.readouterr().out
     assert "two-frame" in printed and "LPIPS\n" not in printed and "budget" not in printed
@@ -157,7 +160,10 @@ def test_operations(rows):
 
 
 def test_results_are_equal_and_not_vacuous(rows):
-    logits = rows.loc["two-frame"].drop("floor")
+    rounded = [name for name in rows.loc["two-frame"].index if name.endswith(ROUNDED)]
+    assert len(rounded) == 2
+    assert (rows.loc["two-frame"].loc[rounded, "difference"] > 2e-4).all()
+    logits = rows.loc["two-frame"].drop(["floor", *rounded])
     assert (logits["difference"] < 2e-4).all()
     assert (logits["flipped_pixels"] <= 1e-5 * SLICES * ORGANS * SIZE**2).all()
     assert logits["difference"]["ours"] > 0

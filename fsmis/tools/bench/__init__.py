@@ -87,7 +87,19 @@ def _grey(stored: np.ndarray) -> np.ndarray:
 LOGITS = 2e-4  # largest difference of two correct implementations
 FLIPPED = 1e-5  # of all mask pixels
 DISTANCES = 1e-4  # relative
-FASTER = {"two-frame": {256: 2.5, 1024: 2.0}, "LPIPS": {128: 25.0}, "both": {256: 3.5}}
+TOGETHER = "public, organs together"
+ROUNDED = " (bfloat16)"
+OURS_ROUNDED = f"ours{ROUNDED}"
+# by stage and way, and by the pixels a network sees; in bfloat16 on CPUs that have it
+FASTER = {
+    ("two-frame", "ours"): {256: 2.5, 1024: 2.0},
+    ("two-frame", OURS_ROUNDED): {1024: 4.0},
+    ("LPIPS", "ours"): {128: 25.0},
+    ("both", "ours"): {256: 3.5},
+    ("both", OURS_ROUNDED): {256: 5.0},
+}
+FASTER_THAN_TOGETHER = {1024: 1.6}
+REFERENCES = {"two-frame": "public", "LPIPS": "pairwise", "both": "reference"}
 WORK = "(with 32 slices, 4 organs, 64 copies)"  # fewer slices share less
 
 
@@ -137,13 +149,22 @@ def promises(
             Promise("same nearest copies", bool(lpips["same_nearest"])),
         ]
     sizes = {"two-frame": image_size, "LPIPS": lpips_size, "both": image_size}
-    for stage, row in ours.iterrows():
-        target = FASTER[str(stage)].get(sizes[str(stage)])
-        if target:
-            faster = row["times_faster"]
-            text = f"{stage}: {faster:.2f} times faster, aimed at {target:g} {WORK}"
-            found.append(Promise(text, bool(faster >= target), binding=False))
+    seconds = table.set_index(["stage", "way"])["seconds"].astype(float).to_dict()
+    for (stage, way), targets in FASTER.items():
+        target = targets.get(sizes[stage])
+        if target and (stage, way) in seconds:
+            faster = seconds[stage, REFERENCES[stage]] / seconds[stage, way]
+            found.append(aim(f"{stage}, {way}: {faster:.2f} times faster", faster, target))
+    if target := FASTER_THAN_TOGETHER.get(image_size):
+        faster = seconds["two-frame", TOGETHER] / seconds["two-frame", OURS_ROUNDED]
+        text = f"two-frame, {OURS_ROUNDED} by {TOGETHER}: {faster:.2f} times faster"
+        found.append(aim(text, faster, target))
     return found
+
+
+def aim(text: str, faster: float, target: float) -> Promise:
+    """That a ratio of seconds is reached, which a busy machine excuses."""
+    return Promise(f"{text}, aimed at {target:g} {WORK}", bool(faster >= target), binding=False)
 
 
 def at_most(name: str, value: Any, limit: float) -> Promise:

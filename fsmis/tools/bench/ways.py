@@ -1,4 +1,7 @@
-"""The ways of each stage to one result: the reference first, the floor last, ours before it."""
+"""The ways of each stage to one result: the reference first, the floor last, ours before it.
+
+Those in bfloat16, an approximation, come before these two.
+"""
 
 import contextlib
 import io
@@ -21,12 +24,14 @@ from fsmis.pipeline.matching import to_tensor
 from fsmis.pipeline.network_distances import Lpips
 from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.segmenters.sam2 import Sam2, build_sam2
-from fsmis.tools.bench import GREYS, Workload
+from fsmis.tools.bench import GREYS, OURS_ROUNDED, ROUNDED, TOGETHER, Workload
 from fsmis.tools.bench.measure import Network, Way
 
 
 class TwoFrame:
     """Stage 3: a session an organ, one session for all organs, ours, floor.
+
+    The second and the third in bfloat16 too.
 
     Args:
         segmenter: of a file in ``conf/segmenter``.
@@ -37,16 +42,32 @@ class TwoFrame:
     def __init__(self, segmenter: str, image_size: int, seed: int):
         self.ours, self.public = build_twins(segmenter, image_size, seed)
 
-    def ways(self, work: Workload) -> list[Way]:
-        """The ways on a workload."""
+    def ways(self, work: Workload, bfloat16: bool = True) -> list[Way]:
+        """The ways on a workload, those in bfloat16 if wanted."""
         ours, public, organs = self.ours, self.public, list(range(work.masks.shape[1]))
         alone = [[organ] for organ in organs]
-        return [
+        exact = [
             Way("public", lambda: public_logits(public, work, alone)),
-            Way("public, organs together", lambda: public_logits(public, work, [organs])),
+            Way(TOGETHER, lambda: public_logits(public, work, [organs])),
             Way("ours", lambda: shared_logits(ours, work)),
             Way("floor", lambda: encode_once(ours, work)),
         ]
+        if not bfloat16:
+            return exact
+
+        def public_rounded() -> np.ndarray:
+            with torch.autocast("cpu", torch.bfloat16):
+                return public_logits(public, work, [organs])
+
+        def ours_rounded() -> np.ndarray:
+            ours.precision = torch.bfloat16
+            try:
+                return shared_logits(ours, work)
+            finally:
+                ours.precision = torch.float32
+
+        rounded = [Way(f"{TOGETHER}{ROUNDED}", public_rounded), Way(OURS_ROUNDED, ours_rounded)]
+        return [*exact[:2], *rounded, *exact[2:]]
 
     def networks(self) -> list[Network]:
         """What is counted."""
@@ -150,7 +171,7 @@ def public_logits(predictor: Any, work: Workload, sessions: list[list[int]]) -> 
                         state, frame_idx=0, obj_id=organ, mask=work.masks[copy, organ]
                     )
                 *_, (_, _, masks) = predictor.propagate_in_video(state)
-                logits[query, organs] = masks[:, 0].numpy()
+                logits[query, organs] = masks[:, 0].float().numpy()
     return logits
 
 

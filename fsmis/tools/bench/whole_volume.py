@@ -22,7 +22,7 @@ from fsmis.api import VolumeSegmenter
 from fsmis.data.dataset import scale_intensities
 from fsmis.data.nifti import read_volume, write_mask, write_volume
 from fsmis.segmenters.sam2 import Sam2
-from fsmis.tools.bench import GREYS, Promise, at_most
+from fsmis.tools.bench import GREYS, ROUNDED, Promise, at_most
 from fsmis.tools.bench.measure import Network, Way
 from fsmis.tools.bench.ways import IMAGENET, public_twin, quiet, sam2_networks
 from fsmis.tools.export import export
@@ -89,6 +89,7 @@ class WholeVolume:
         alone = ["method=sam2_volume", "method.largest_component=false"]
         self.volume = ours(*alone, *WITHOUT)
         self.plain, self.default = ours(*WITHOUT), ours()
+        self.rounded = ours("segmenter.precision=bfloat16")
         self.public = public_twin(_model(self.volume), self.volume.settings.segmenter)
         self.theirs = _opened(_model(self.volume), case.folder) if find_spec("transformers") else {}
 
@@ -100,15 +101,16 @@ class WholeVolume:
         return [*found, Way(OURS, lambda: self._labelled(self.volume))]
 
     def budget(self) -> list[Way]:
-        """The default, without extent and zoom first."""
+        """The default, without extent and zoom first, in bfloat16 last."""
         return [
             Way(PLAIN, lambda: self._labelled(self.plain)),
             Way(DEFAULT, lambda: self._labelled(self.default)),
+            Way(f"{DEFAULT}{ROUNDED}", lambda: self._labelled(self.rounded)),
         ]
 
     def networks(self) -> list[Network]:
         """What is counted."""
-        own = [_model(some).model for some in (self.volume, self.plain, self.default)]
+        own = [_model(some).model for some in (self.volume, self.plain, self.default, self.rounded)]
         counted = [network for model in (self.public, *own) for network in sam2_networks(model)]
         if self.theirs:
             model = self.theirs["model"]
