@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
-from fsmis.errors import UserError
 from fsmis.segmenters import Answer, Segmenter, Tracker
 from fsmis.segmenters.features import Features, Memory
 from fsmis.segmenters.network import AttentionInPortions, attention_in_portions
@@ -169,7 +169,7 @@ def test_bfloat16_on_a_cpu_changes_little(name):
 
 
 def test_a_precision_that_there_is_not_is_refused():
-    with pytest.raises(UserError, match="precision=half: choose null, float32 or"):
+    with pytest.raises(InstantiationException, match="precision=half: choose null, float32 or"):
         build("sam2_mini", precision="half")
 
 
