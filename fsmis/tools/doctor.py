@@ -18,6 +18,8 @@ from fsmis.source import git_state, package_version
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
+CPU_INFO = Path("/proc/cpuinfo")  # of Linux
+BFLOAT16 = ("avx512_bf16", "amx_bf16")  # flags of CPUs
 FREE_GB = 5  # room for the weights of SAM2 large, LPIPS and a few runs
 
 
@@ -111,7 +113,15 @@ def device() -> list[Finding]:
     if torch.cuda.is_available():
         return [Finding("device", OK, f"cuda, {torch.cuda.get_device_name()}")]
     fix = "sam2_mini is made for it; for the published sizes use a machine with CUDA"
-    return [Finding("device", WARN, f"cpu, {torch.get_num_threads()} threads", fix)]
+    detail = f"cpu, {torch.get_num_threads()} threads"
+    try:
+        flags = CPU_INFO.read_text()
+    except OSError:
+        flags = ""
+    if any(flag in flags for flag in BFLOAT16):
+        detail += ", computes in bfloat16"
+        fix += "; segmenter.precision=bfloat16 about halves the time"
+    return [Finding("device", WARN, detail, fix)]
 
 
 def disk_space() -> list[Finding]:

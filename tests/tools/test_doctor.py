@@ -126,3 +126,16 @@ def test_feature_cache_may_be_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cli, "CONF_DIR", conf)
     (finding,) = doctor.feature_cache()
     assert (finding.status, finding.detail) == ("ok", "off (cache.dir=null)")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"), [("avx2 avx512_bf16", True), ("amx_bf16", True), ("avx2 avx512f", False)]
+)
+def test_a_cpu_that_computes_in_bfloat16_is_told(tmp_path, monkeypatch, flags, told) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(doctor, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    (finding,) = doctor.device()
+    assert ("segmenter.precision=bfloat16" in finding.fix) is told
+    (tmp_path / "cpuinfo").unlink()  # not Linux
+    assert doctor.device()[0].detail.endswith("threads")
