@@ -34,6 +34,7 @@ def dataset_of(yaml: str, root: Path, **changes: Any) -> Dataset:
 def without_yaml(root: Path) -> Dataset:
     """The dataset of a folder without a YAML: every label value is one of its organs."""
     name = re.sub(r"[^A-Za-z0-9_-]", "_", root.resolve().name).strip("_-") or "mine"
+    name = f"scans_{name}" if name.isdigit() else name  # a number is no name to Hydra
     organs = {f"organ_{value}": value for value in _label_values(root)}
     return dataset_of(BASE, root, name=name, organs=organs or NO_LABEL)
 

@@ -30,6 +30,7 @@ class Outcome:
         total: number of published scans in the raw data.
         kept: those that existed, from the same files with the same settings.
         failed: reason by scan id.
+        lost: labels by scan id that are too small for the prepared grid.
         absent: published scans that the raw data lacks.
     """
 
@@ -38,6 +39,7 @@ class Outcome:
     prepared: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ def prepare(
     """
     if workers < 1:
         raise UserError(f"--workers={workers}: choose 1 or more")
+    if raw.is_dir() and out.resolve().is_relative_to(raw.resolve()):
+        raise UserError(
+            f"--out={out}: lies in --raw={raw}, whose scans it may replace; choose another"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -107,9 +113,14 @@ def prepare(
             else:
                 outcome.prepared.append(scan_id)
                 manifest.add(scan_id, result)
+                if lost := result.get("lost_labels"):
+                    outcome.lost[scan_id] = lost
             advance(scan_id, outcome)
-    if manifest.scans:
-        draw_contact_sheet(out / "contact_sheet.png", out, list(manifest.scans))
+    whole = [
+        i for i, entry in manifest.scans.items() if all((out / f).is_file() for f in entry["files"])
+    ]
+    if whole:
+        draw_contact_sheet(out / "contact_sheet.png", out, whole)
     return outcome
 
 

@@ -15,9 +15,16 @@ from rich.table import Table
 from data_prep.cli import load_source
 from data_prep.own_dataset import dataset_of, own_yaml, without_yaml
 from data_prep.source import Source
-from fsmis.cli import SOME_FAILED, command_line, console, errors
+from fsmis.cli import CONF_DIR, SOME_FAILED, command_line, console, errors
 from fsmis.data.dataset import FILE_NAME, Dataset
-from fsmis.data.verify import Finding, Manifest, check_manifest, check_organs, check_scan
+from fsmis.data.verify import (
+    Finding,
+    Manifest,
+    check_axes,
+    check_manifest,
+    check_organs,
+    check_scan,
+)
 from fsmis.errors import UserError
 from fsmis.files import write_atomic
 
@@ -51,6 +58,8 @@ def inspect(folder: Path, name: str | None = None, subset: bool = False) -> Veri
     the one with these scan ids, or a new one. With ``subset`` published scans may be absent. Raises
     UserError where the folder holds no dataset that could be checked.
     """
+    if folder.is_file():
+        raise UserError(f"{folder}: a file; give the folder that holds the prepared scans")
     source = _source(folder, Manifest.read(folder), name)
     if source is not None:
         # two folds of any scans will do: whether they are complete is told by their ids
@@ -60,7 +69,7 @@ def inspect(folder: Path, name: str | None = None, subset: bool = False) -> Veri
     else:
         dataset = without_yaml(folder)
     findings = {i: _finding(dataset, i) for i in dataset.scan_ids}
-    problems = check_manifest(folder)
+    problems = check_manifest(folder) + check_axes(findings)
     found = {organ for finding in findings.values() for organ in finding.organ_ml}
     problems += check_organs(dataset, found)
     if source is None:
@@ -101,13 +110,15 @@ def _tell(dataset: Dataset, path: Path | None) -> None:
     name = dataset.name if path is None else path.stem
     yaml = own_yaml(dataset, name)
     where = path or Path("conf/dataset") / f"{name}.yaml"
+    shipped = where.resolve().parent == (CONF_DIR / "dataset").resolve() or path is None
+    found = "" if shipped else f" --config-dir {where.parent.parent}"
     if path is not None:
         if path.exists():
             raise UserError(f"--yaml={path}: is there already; choose another name or remove it")
         write_atomic(path, yaml.encode())
     console.print(
         f"a dataset of its own (--dataset says otherwise: {', '.join(SOURCES)}); as {where}, with "
-        f"the organs' names, `python -m fsmis run dataset={name}` runs on it:\n"
+        f"the organs' names, `python -m fsmis run{found} dataset={name}` runs on it:\n"
     )
     console.print(yaml, markup=False, highlight=False, soft_wrap=True)
 

@@ -30,7 +30,7 @@ from scipy.stats import spearmanr
 from fsmis.cli import command_line, console
 from fsmis.data.protocol import Episode, served_slices, truth
 from fsmis.files import write_atomic
-from fsmis.pipeline.matching import Matcher, nearest
+from fsmis.pipeline.matching import Matcher, fitted, nearest
 from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.pipeline.support_set import SupportSetConstruction
 from fsmis.segmenters.sam2 import Sam2
@@ -67,8 +67,8 @@ def measure(
         distances = {}
         for name, matcher in matchers.items():
             matcher.fit(encoded if matcher.on_features else copies.images)
-            asked = queries if matcher.on_features else episode.query.image[served]
-            distances[name] = matcher.distance(asked)
+            images = fitted(episode.query.image[served], copies.images.shape[1:])
+            distances[name] = matcher.distance(queries if matcher.on_features else images)
         for organ, part in parts.items():
             task = episode.organs[organ]
             for row in np.flatnonzero(task.part == part):
@@ -82,6 +82,7 @@ def measure(
                     memory_mask=copies.masks[organ],
                     row_query=np.full(count, place),
                     row_memory=np.arange(count)[:, None],
+                    size=episode.query.image.shape[1:],
                 )
                 found = segment_prompted(segmenter, queries, encoded, prompts).masks
                 dice = 2 * (found & true).sum((1, 2)) / (found.sum((1, 2)) + true.sum())

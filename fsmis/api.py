@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.utils import instantiate
 from nibabel.spatialimages import SpatialImage
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from fsmis.cli import CONF_DIR
 from fsmis.data.dataset import require_percentiles
 from fsmis.data.geometry import CommonGrid
 from fsmis.data.labelled_slice import LabelledSlice, labelled_slices
@@ -43,6 +42,7 @@ from fsmis.pipeline.whole_volume import (
 from fsmis.reporting.findings import Found, doubts, found_in, notes_on_inputs
 from fsmis.settings import (
     SegmentSettings,
+    composing,
     converted,
     limit_threads,
     require_at_least,
@@ -123,6 +123,7 @@ class VolumeSegmenter:
         self.settings = settings_of(settings)
         limit_threads(self.settings.threads)
         images, masks = _listed(support_image), _listed(support_label)
+        self._given = [*images, *masks]
         if len(images) != len(masks) or not images:
             raise UserError(
                 f"{len(images)} support images with {len(masks)} masks; give a mask for each image"
@@ -180,7 +181,7 @@ class VolumeSegmenter:
         """
         prepared = self.prepare(query, spacing)
         if output is not None:
-            prepared.query.require_output(Path(output))
+            prepared.query.require_output(Path(output), self._given)
         answer = self.answer(prepared)
         for note in answer.notes:
             warnings.warn(note, stacklevel=2)
@@ -276,7 +277,7 @@ def settings_of(overrides: Sequence[str]) -> DictConfig:
         UserError: one is none, or out of its range.
     """
     overrides = list(overrides)
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with composing():
         cfg = compose("segment", overrides=overrides, return_hydra_config=True)
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):

@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from fsmis.cli import SOME_FAILED, command_line, console, errors
 from fsmis.data.dicom import series_files
-from fsmis.data.volume import DICOM_SEG, NIFTI
+from fsmis.data.volume import DICOM_SEG, NIFTI, require_other, require_there
 from fsmis.errors import UserError
 from fsmis.reporting.display import segmenting, time_left
 from fsmis.reporting.findings import SUMMARY, LabelledFolder, made_from, queries_in
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from fsmis.api import VolumeSegmenter  # slow to load: help and wrong options do not wait
 
         images, masks, query = options.support_image, options.support_mask, options.query
+        require_there([*images, *masks, query])
         is_folder = query.is_dir() and not series_files(query)
         if is_folder:
             _require_folder("--output", options.output, query)
@@ -91,12 +92,13 @@ def _label_folder(
     segmenter: VolumeSegmenter, supports: Sequence[Path], options: argparse.Namespace
 ) -> None:
     """Label the queries of a folder that are not finished, one output each, and sum them up."""
-    queries = queries_in(options.query)
+    queries = queries_in(options.query, options.output)
     for folder in filter(None, (options.output, options.figure)):
         folder.mkdir(exist_ok=True)
     outputs = LabelledFolder.open(options.output)
     identity = _identity(segmenter, supports)
     ending = {name: _ending(path, segmenter) for name, path in queries.items()}
+    outputs.claim((name + ending[name] for name in queries), supports)
     made = {name: made_from(identity, [path]) for name, path in queries.items()}
     state = {name: outputs.state(name, name + ending[name], made[name]) for name in queries}
     figures = {name: options.figure / f"{name}.png" for name in queries if options.figure}
@@ -273,8 +275,7 @@ def _require_target(
         problem = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
         raise UserError(f"{option} {path}: {problem}; choose another name")
     _require_writable(option, path.parent)
-    if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
-        raise UserError(f"{option} {path}: this is an input; choose another name")
+    require_other(path, inputs)
 
 
 def _require_folder(option: str, path: Path, query: Path) -> None:

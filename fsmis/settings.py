@@ -3,11 +3,13 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
@@ -122,12 +124,26 @@ def limit_threads(count: int | None) -> None:
         sys.modules["torch"].set_num_threads(count)
 
 
+@contextmanager
+def composing() -> Iterator[None]:
+    """Hydra for ``conf``, whatever else has it in this process, as ``sam2`` once it is imported."""
+    held = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().clear()
+        if held is not None:
+            GlobalHydra.instance().initialize(held)
+
+
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The settings of ``conf/config.yaml`` with the user's, for what is measured beside a run.
 
     Raises UserError as a run does for organs and mappings; limits the threads as a run does.
     """
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with composing():
         cfg = with_selected_organs(compose("config", overrides=list(overrides)))
     require_replacing(overrides, cfg)
     limit_threads(cfg.threads)

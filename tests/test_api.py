@@ -7,12 +7,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 import fsmis
 from fsmis import VolumeSegmenter, segment_volume
+from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
 from fsmis.settings import limit_threads
 from tests.test_segment import (  # noqa: F401 (fixtures)
@@ -110,6 +112,33 @@ def test_an_output_is_written_beside(files):  # noqa: F811
         files["query"], files["image"], files["mask"], output=files["output"], settings=COPY
     )
     assert np.array_equal(read(files["output"]), np.asanyarray(labels.dataobj))
+
+
+def test_an_output_replaces_no_input(files):  # noqa: F811
+    for name in ("query", "image", "mask"):
+        before = files[name].read_bytes()
+        with pytest.raises(UserError, match="this is an input"):
+            segment_volume(
+                files["query"], files["image"], files["mask"], output=files[name], settings=COPY
+            )
+        assert files[name].read_bytes() == before
+
+
+def test_an_array_of_one_slice_needs_its_place(support):  # noqa: F811
+    image, label, _ = support
+    z = int(label.any(axis=(1, 2)).argmax())
+    given = {"support_spacing": (5.0, 1.0, 1.0), "settings": COPY}
+    with pytest.raises(UserError, match="an array of one slice; say which by support_slice"):
+        VolumeSegmenter(image, label[z], **given)
+    segmenter = VolumeSegmenter(image, label[z], support_slice=z, **given)
+    assert [some.stored_position for some in segmenter.slices[0]] == [z]
+
+
+def test_hydra_may_be_in_use_already(files):  # noqa: F811
+    """As after ``import sam2``, or in a program with ``@hydra.main``; and stays so."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        VolumeSegmenter(files["image"], files["mask"], settings=COPY)
+        assert compose("segment").method is not None
 
 
 @pytest.mark.parametrize(

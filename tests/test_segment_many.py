@@ -17,6 +17,7 @@ from fsmis.data.dicom import series_files
 from fsmis.data.volume import Volume
 from fsmis.methods.registration import CopyMask
 from fsmis.pipeline.whole_volume import served
+from fsmis.reporting.findings import COLUMNS, queries_in
 from fsmis.segment import _identity
 from tests.test_segment import (  # noqa: F401 (fixtures)
     COPY,
@@ -181,6 +182,33 @@ def test_an_output_without_its_rows_is_made_again(many):
 def test_folders_are_checked_before_any_work(many, capsys, spoil, said):
     many["image"].with_name("empty").mkdir()
     assert said in refused(arguments(spoil(many), COPY), capsys)
+
+
+def test_what_was_not_made_here_is_not_replaced(many, capsys):
+    """The user's own masks, named as the queries are, in the folder that is given for outputs."""
+    own = many["output"]
+    own.mkdir()
+    drawn = own / "q2.nii.gz"
+    drawn.write_bytes(many["mask"].read_bytes())
+    said = refused(arguments(many, COPY), capsys)
+    assert "q2.nii.gz: is there already, and no summary.csv" in said
+    # one of them labels the support: even beside a summary it is an input
+    drawn.rename(own / "q1.nii.gz")
+    (own / "summary.csv").write_text(",".join(COLUMNS) + "\n")
+    given = many | {"mask": own / "q1.nii.gz"}
+    assert "q1.nii.gz: this is an input" in refused(arguments(given, COPY), capsys)
+    assert (own / "q1.nii.gz").read_bytes() == many["mask"].read_bytes()
+
+
+def test_outputs_among_the_queries_are_no_queries(files, query):  # noqa: F811
+    within = {"query": files["image"].with_name("in"), "output": files["image"].with_name("in")}
+    within["query"].mkdir()
+    save(within["query"] / "q.nii.gz", query[0], query[2])
+    within["output"] = within["query"] / "labels"
+    for _ in range(2):
+        main(arguments(files | within, COPY))
+    assert set(summary(within)["query"]) == {"q"}
+    assert list(queries_in(within["query"], within["output"])) == ["q"]
 
 
 def test_slices_of_a_support_may_be_given_one_by_one(files, capsys):  # noqa: F811

@@ -38,9 +38,9 @@ def read_series(
 
     Raises UserError where a file is no DICOM slice, or slices are missing, doubled or irregular.
     """
+    images = [_read_slice(path) for path in paths]
     if len(paths) < 2:
         raise UserError(f"{paths[0].parent}: one slice is no volume; copy the whole series")
-    images = [_read_slice(path) for path in paths]
     first = images[0]
     for path, image in zip(paths, images, strict=True):
         if _plane(image) != _plane(first):
@@ -113,7 +113,8 @@ def _read_slice(path: Path) -> sitk.Image:
     except RuntimeError as error:
         size = path.stat().st_size
         raise UserError(
-            f"{path}: not a readable DICOM file ({size} bytes); copy or download it again"
+            f"{path}: no readable DICOM image ({size} bytes); copy or download it again, or move "
+            "it out of the folder, if it holds none, as segmentations and structure sets"
         ) from error
     missing = [key for key in (POSITION, ORIENTATION) if not image.HasMetaDataKey(key)]
     if missing:

@@ -71,6 +71,8 @@ def labelled_slices(
     else:
         if len(wanted) > 1:
             raise UserError(f"{mask.name}: a mask of one slice lies on one; give --support-slice K")
+        if not wanted and isinstance(mask.given, np.ndarray):  # which tells no place
+            raise UserError(f"{mask.name}: an array of one slice; say which by support_slice")
         place = volume.axial_slice(wanted[0]) if wanted else _place(mask.name, mask.axial, volume)
         positions, at = [place], {place: labels[0]}
     if not positions and for_each_label is not None:

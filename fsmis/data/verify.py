@@ -4,7 +4,8 @@ odd about any volume."""
 import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from nibabel.orientations import aff2axcodes
 
-from fsmis.cli import console
+from fsmis.cli import console, errors
 from fsmis.data.dataset import FILE_NAME, Dataset
 from fsmis.data.expectation import organ_volumes
 from fsmis.errors import UserError
@@ -79,7 +80,7 @@ class Manifest:
         return [p for p in files if FILE_NAME.fullmatch(p.name) and p.name not in listed]
 
 
-CHECKS = 2  # raised when they change, so that folders are checked anew
+CHECKS = 3  # raised when they change, so that folders are checked anew
 
 
 @dataclass
@@ -130,6 +131,20 @@ def check_organs(dataset: Dataset, found: Collection[str]) -> list[str]:
     ]
 
 
+def check_axes(findings: Mapping[str, Finding]) -> list[str]:
+    """Scans that lie otherwise than most, whose slices a method would compare turned."""
+    axes = Counter(finding.axes for finding in findings.values() if finding.axes)
+    if len(axes) < 2:
+        return []
+    usual = axes.most_common(1)[0][0]
+    return [
+        f"scan {i}: its axes are {finding.axes}, those of most {usual}; bring all to one by "
+        "python -m data_prep.folder"
+        for i, finding in findings.items()
+        if finding.axes not in ("", usual)
+    ]
+
+
 def check_manifest(folder: Path) -> list[str]:
     """Files that differ from the manifest, each with what to do; UserError if that is damaged."""
     manifest = Manifest.read(folder)
@@ -148,23 +163,25 @@ def check_manifest(folder: Path) -> list[str]:
 def verify_once(dataset: Dataset) -> None:
     """Check all scans, unless these files have passed before; a pass is kept in the user's cache.
 
-    Raises UserError with the first problem and how to see the others. A scan that cannot be read is
+    Prints all problems but the first, with which it raises UserError. A scan that cannot be read is
     left to the run, where it fails while the others go on.
     """
     passed = _cache() / _identity(dataset)
     if passed.is_file():
         return
     console.print(f"verifying {len(dataset.scan_ids)} scans of {dataset.name}, once")
-    findings = []
+    findings = {}
     for scan_id in dataset.scan_ids:
         with suppress(UserError):
-            findings.append(check_scan(dataset, scan_id))
-    problems = check_manifest(dataset.root)
-    problems += [problem for finding in findings for problem in finding.problems]
-    problems += check_organs(dataset, {organ for finding in findings for organ in finding.organ_ml})
+            findings[scan_id] = check_scan(dataset, scan_id)
+    seen = findings.values()
+    problems = check_manifest(dataset.root) + check_axes(findings)
+    problems += [problem for finding in seen for problem in finding.problems]
+    problems += check_organs(dataset, {organ for finding in seen for organ in finding.organ_ml})
     if problems:
-        more = f" ({len(problems) - 1} more: python -m data_prep.verify {dataset.root})"
-        raise UserError(problems[0] + (more if problems[1:] else ""))
+        for problem in problems[1:]:
+            errors.print(problem)
+        raise UserError(problems[0])
     if len(findings) == len(dataset.scan_ids):
         with suppress(UserError):  # a home that nobody may write: verified again next time
             write_atomic(passed, f"{dataset.name} {dataset.root.resolve()}\n".encode())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeGuard
 
 import nibabel as nib
 import numpy as np
@@ -95,13 +96,15 @@ class Volume:
             return stored.reshape(self.given.shape)
         return nifti_of(stored, self.axial.stored_affine, self.header)
 
-    def require_output(self, path: Path) -> None:
+    def require_output(self, path: Path, inputs: Sequence[Given] = ()) -> None:
         """Refuse, before any work, a file that labels of this volume cannot be written to.
 
         Raises:
-            UserError: its name ends otherwise than in ``.nii``, ``.nii.gz`` or ``.dcm``, the last
-                for a volume that is no DICOM series, or without ``highdicom``.
+            UserError: it is the volume itself or another input; its name ends otherwise than in
+                ``.nii``, ``.nii.gz`` or ``.dcm``, the last for a volume that is no DICOM series, or
+                without ``highdicom``.
         """
+        require_other(path, [given for given in (self.given, *inputs) if _is_path(given)])
         if path.suffix == DICOM_SEG and not self.slices:
             raise UserError(
                 f"{path}: a DICOM-SEG refers to the slices of a DICOM query, and {self.name} is "
@@ -126,6 +129,23 @@ class Volume:
             write_segmentation(path, stored, self.slices)
         else:
             write_volume(path, stored, self.axial.stored_affine, self.header)
+
+
+def _is_path(given: object) -> TypeGuard[str | Path]:
+    return isinstance(given, str | Path)
+
+
+def require_there(paths: Sequence[Path]) -> None:
+    """Refuse, with UserError, a path that leads nowhere."""
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: there is no such file or folder; check the path")
+
+
+def require_other(path: Path, inputs: Sequence[str | Path]) -> None:
+    """Refuse, with UserError, an output that is one of the inputs."""
+    if path.exists() and any(Path(given).exists() and path.samefile(given) for given in inputs):
+        raise UserError(f"{path}: this is an input; choose another name for the output")
 
 
 def _as_axial(name: str, pixels: np.ndarray, affine: np.ndarray) -> AxialVolume:

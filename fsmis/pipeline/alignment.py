@@ -95,7 +95,8 @@ class Crops:
 
 class ScaleSearch:
     """Segments a few query slices with the support at several scales, about the centres of its
-    slices, and keeps that of whose masks the model is surest; ``found`` is the last episode's.
+    slices, and keeps that of whose masks the model is surest; ``found`` is the last episode's. A
+    scale at which an organ would lie beyond the slice is not tried.
 
     Args:
         scales: factors of the support's size, tried besides 1; empty turns the search off.
@@ -123,6 +124,8 @@ class ScaleSearch:
         encoded = EncodedEpisode.encode(segmenter, few)
         scores = {1.0: _score(few, segmenter, encoded)}
         for scale in self.scales:
+            if _cut_off(few, scale):
+                continue
             tried = scaled(few, scale)
             supports = segmenter.encode(tried.support.image[tried.support_slices])
             scores[scale] = _score(tried, segmenter, replace(encoded, supports=supports))
@@ -143,6 +146,18 @@ def _score(episode: Episode, segmenter: Segmenter, encoded: EncodedEpisode) -> f
 
 def _better_half(values: np.ndarray) -> float:
     return float(np.sort(values)[len(values) // 2 :].mean())
+
+
+def _cut_off(episode: Episode, scale: float) -> bool:
+    """Whether a support enlarged about its middle would lose half of an organ, or more, beyond its
+    edges."""
+    height, width = episode.support.image.shape[1:]
+    rows, columns = (abs(np.arange(n) + 0.5 - n / 2) < n / 2 / scale for n in (height, width))
+    return any(
+        2 * mask[np.ix_(rows, columns)].sum() <= mask.sum()
+        for task in episode.organs.values()
+        for mask in task.support_masks
+    )
 
 
 def scaled(episode: Episode, scale: float) -> Episode:

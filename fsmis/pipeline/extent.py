@@ -139,6 +139,9 @@ class Extent:
             rows = np.arange(start, start + len(task.query_slices))
             masks = answer.logits[rows] > 0
             found = np.asarray(masks.any(axis=(1, 2)))
+            if not found.any():  # nothing to rule out, and zoom may find it
+                start = rows[-1] + 1
+                continue
             away = between = None
             if places is not None:
                 labelled = places[task.support_slices]

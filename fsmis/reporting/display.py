@@ -131,7 +131,8 @@ def segmenting(
         organ: served_slices(replace(episode, organs={organ: task}))
         for organ, task in episode.organs.items()
     }
-    total = encoder_images(settings, served) or None
+    beyond = len(episode.support.image) if episode.whole_volume else 0
+    total = encoder_images(settings, served, beyond) or None
     before = model.images_encoded if model else 0
     task, done = bar.add_task(text, total=total), threading.Event()
 
@@ -155,10 +156,11 @@ Served = Mapping[int, list[int]]  # the query slices that each support slice ser
 def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int = 0) -> int:
     """Most images of one episode: distinct query slices, and support slices or their copies.
 
-    Zoom adds the same again for each organ and pass. Without zoom, the count is exact for a matcher
-    that reads the encoder's features, and so all copies. Other matchers skip copies that no query
-    slice matches, and zoom skips organs that were not found or share their crops, which only a run
-    can tell. What a feature cache already holds is not subtracted.
+    Zoom adds the same again for each organ and pass, and once for organs in doubt. Without zoom,
+    the count is exact for a matcher that reads the encoder's features, and so all copies. Other
+    matchers skip copies that no query slice matches, and zoom skips organs that were not found, are
+    not in doubt or share their crops, which only a run can tell. What a feature cache already holds
+    is not subtracted.
 
     ``served`` is by organ (``served_slices`` of its task); ``beyond`` counts the slices of the
     whole support, where an episode covers every slice of the query. 0 without a segmenter.
@@ -174,7 +176,8 @@ def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int
     if "extent" in method and method.extent.when == "whole_volume" and method.extent.place:
         images += beyond
     if "zoom" in method:
-        images += method.zoom.passes * sum(_images(method, of) for of in served.values())
+        looks = method.zoom.passes + bool(method.zoom.passes and method.zoom.doubt)
+        images += looks * sum(_images(method, of) for of in served.values())
     if "scale" in method and method.scale.scales:
         few = sum(
             min(method.scale.slices, sum(len(slices) for slices in of.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from scipy.ndimage import label
 from fsmis.data.dicom import series_files
 from fsmis.data.protocol import Episode
 from fsmis.data.verify import notes_on
-from fsmis.data.volume import NIFTI, Volume
+from fsmis.data.volume import NIFTI, Volume, require_other
 from fsmis.errors import UserError
 from fsmis.files import counted, sha256, write_atomic
 from fsmis.pipeline.whole_volume import unlikeness
@@ -159,9 +159,9 @@ COLUMNS: dict[str, Any] = {  # of the summary, and their types; slices count fro
 }
 
 
-def queries_in(folder: Path) -> dict[str, Path]:
+def queries_in(folder: Path, outputs: Path | None = None) -> dict[str, Path]:
     """The queries of a folder by name, in the order of the numbers in them: its NIfTI files, and
-    its subfolders that hold a DICOM series.
+    its subfolders that hold a DICOM series, but that of the outputs.
 
     Raises:
         UserError: there is none, or two have one name.
@@ -169,6 +169,8 @@ def queries_in(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):  # as macOS leaves beside each file
+            continue
+        if outputs is not None and outputs.exists() and path.samefile(outputs):
             continue
         is_series = path.is_dir() and bool(series_files(path))
         if not is_series and not (path.is_file() and path.name.endswith(NIFTI)):
@@ -237,6 +239,20 @@ class LabelledFolder:
             rows.setdefault(str(row["query"]), []).append({str(k): v for k, v in row.items()})
         return cls(path, rows)
 
+    def claim(self, outputs: Iterable[str], inputs: Sequence[Path]) -> None:
+        """Begin the summary; UserError where an output is an input, or lies there already and no
+        summary tells of it."""
+        begun = (self.path / SUMMARY).is_file()
+        for path in (self.path / name for name in outputs):
+            require_other(path, inputs)
+            if path.exists() and not begun:
+                raise UserError(
+                    f"{path}: is there already, and no {SUMMARY} beside it says that it was made "
+                    "here; choose another folder for --output, or move it"
+                )
+        if not begun:
+            self._write()
+
     def state(self, query: str, output: str, made: str) -> str:
         """``finished``, ``missing``, or ``outdated``: made from something else."""
         rows = self.rows.get(query, [])
@@ -271,6 +287,9 @@ class LabelledFolder:
 
     def _replace(self, query: str, rows: list[dict[str, Any]]) -> None:
         self.rows[query] = rows
+        self._write()
+
+    def _write(self) -> None:
         ordered = [row for name in sorted(self.rows, key=counted) for row in self.rows[name]]
         frame = pd.DataFrame(ordered, columns=list(COLUMNS))
         numbers = {name: kind for name, kind in COLUMNS.items() if kind == "Int64"}

@@ -223,16 +223,15 @@ class NetworkSegmenter(ABC):
 
 
 class AttentionInPortions(TorchFunctionMode):
-    """Inside the block, attention takes some queries at a time, as plain products: in bfloat16
-    3.7 times as fast as torch's fused attention, which on a CPU computes in float32."""
+    """Inside the block, attention takes some queries at a time, as plain products: in bfloat16 3.7
+    times as fast as torch's fused attention, which on a CPU computes in float32."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
         if function is F.scaled_dot_product_attention:
-            return attention_in_portions(*args, **kwargs)
-        return function(*args, **kwargs)
+            function = attention_in_portions
+        return function(*args, **(kwargs or {}))
 
 
 def attention_in_portions(
@@ -246,7 +245,8 @@ def attention_in_portions(
     **more: Any,
 ) -> Tensor:
     """``F.scaled_dot_product_attention``, in portions where it treats all queries alike."""
-    if is_causal or any(more.values()) or (attn_mask is not None and attn_mask.shape[-2] > 1):
+    added = attn_mask is None or (attn_mask.shape[-2] == 1 and attn_mask.is_floating_point())
+    if is_causal or any(more.values()) or not added:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more
         )

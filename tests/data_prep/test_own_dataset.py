@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from data_prep.cli import load_source
 from data_prep.cli import main as prepare_main
+from data_prep.own_dataset import without_yaml
 from data_prep.prepare import prepare
 from data_prep.verify import main as verify_main
 from fsmis.cli import CONF_DIR
@@ -249,6 +250,44 @@ def test_a_bad_scan_is_named_and_stops_no_other(tmp_path, capsys):
     lines = sorted(told.err.splitlines())
     assert [line.split()[1] for line in lines] == ["alone", "empty", "shifted"]
     assert "not there" in lines[0] and "label something" in lines[1] and "affine" in lines[2]
+
+
+def test_the_raw_scans_are_never_replaced(own):
+    before = {path: path.read_bytes() for path in own.iterdir()}
+    for out in (own, own / "prepared"):
+        with pytest.raises(UserError, match="lies in --raw"):
+            prepared(own, out)
+    assert {path: path.read_bytes() for path in own.iterdir()} == before
+
+
+def test_labels_too_small_for_the_grid_are_told(own, tmp_path, capsys):
+    label, _, affine = read_volume(own / "label_pat2.nii.gz")
+    label = np.array(label)
+    label[0, 20, 21] = 3
+    write_mask(own / "label_pat2.nii.gz", label, affine)
+    coarse = load_source("folder")
+    coarse.settings["spacing"] = [6.0, 6.0, 6.0]
+    assert prepare(coarse, own, tmp_path / "out", 1, lambda *_: None).lost == {"pat2": [3]}
+
+
+def test_a_prepared_scan_that_was_removed_hides_no_reason(own, tmp_path):
+    prepared(own, tmp_path / "out")
+    for path in (own / "image_pat10.nii.gz", own / "label_pat10.nii.gz"):
+        path.unlink()
+        (tmp_path / "out" / path.name).unlink()
+    (own / "image_pat2.nii.gz").write_bytes(b"torn")
+    assert set(prepared(own, tmp_path / "out").failed) == {"pat2"}
+
+
+def test_scans_that_lie_otherwise_than_most_are_told(own, capsys):
+    write_pair(own / "image_pat2.nii.gz", own / "label_pat2.nii.gz", axes="RPS", size=(5, 48, 44))
+    with pytest.raises(SystemExit):
+        verify_main([str(own)])
+    assert "scan pat2: its axes are RPS, those of most LAS" in capsys.readouterr().err
+
+
+def test_a_folder_named_by_a_number_has_a_name(own):
+    assert without_yaml(own.rename(own.with_name("2024"))).name == "scans_2024"
 
 
 def test_a_folder_without_pairs_and_a_zip(tmp_path):

@@ -94,6 +94,15 @@ def test_of_two_parts_the_one_near_the_labelled_slice_is_kept(episode, one_part,
     np.testing.assert_array_equal(np.flatnonzero(~kept.excluded[:8]), np.arange(last + 1))
 
 
+def test_an_organ_found_nowhere_is_left_for_zoom_to_find(episode):  # noqa: F811
+    logits = np.full((16, 4, 4), -3.0, np.float32)
+    logits[8:] = 3.0
+    iou = np.tile([0.1, 0.2, 0.7, 0.8, 0.7, 0.2, 0.1, 0.1], 2).astype(np.float32)
+    answer = Answer(logits, np.ones(16, np.float32), iou)
+    kept = extent().limit(whole(episode), answer, iou[:, None], None, True)
+    assert not kept.excluded[:8].any() and kept.excluded[8:].any()
+
+
 def test_an_organ_that_goes_through_keeps_every_slice():
     """Small differences, as within an organ, are no end of it; an empty mask is none."""
     overlap = np.array([0.7, 0.7, 0.72, 0.75, 0.76, 0.75, 0.71])

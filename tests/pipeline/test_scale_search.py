@@ -73,6 +73,23 @@ def test_the_surest_scale_wins_by_a_margin(episode, monkeypatch, overlap, taken)
     np.testing.assert_array_equal(result.organs["kidney"].query_slices, SLICES)
 
 
+def test_a_scale_that_pushes_an_organ_off_the_slice_is_not_tried(monkeypatch):
+    episode, tried = episode_of({"kidney": (40, 92, 6), "liver": (40, 50, 20)}), []
+
+    class Blind:
+        def encode(self, images: np.ndarray) -> Features:
+            return Features([torch.zeros(len(images), 1, 1, 1)])
+
+    def answer(_, few: Episode, encoded: EncodedEpisode) -> dict[str, Answer]:
+        tried.append(few.support.id)
+        shape = (3, *SHAPE)
+        return {o: Answer(np.ones(shape), np.ones(3), np.ones(3)) for o in few.organs}
+
+    monkeypatch.setattr(alignment, "single_support", answer)
+    ScaleSearch([0.7, 1.2, 2.0], slices=3, margin=0.1).search(Blind(), episode)
+    assert tried == ["1", "1 x0.7"]  # at 1.2, the kidney's middle lies on the edge
+
+
 def test_what_the_search_encodes(episode):
     """The few query slices once, and every support slice at every scale."""
     counts = []

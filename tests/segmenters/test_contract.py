@@ -173,12 +173,15 @@ def test_a_precision_that_there_is_not_is_refused():
         build("sam2_mini", precision="half")
 
 
-@pytest.mark.parametrize("mask", [None, (1, 300), (4, 1, 1, 300), (300, 300)])
+@pytest.mark.parametrize("mask", [None, (1, 300), (4, 1, 1, 300), (300, 300), "bool"])
 @pytest.mark.parametrize("more", [{}, {"scale": 0.3}])
 def test_attention_in_portions_is_attention(mask, more):
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 4, 2, 300, 16, generator=generator)  # more than a portion
-    more = more | {"attn_mask": None if mask is None else torch.randn(mask, generator=generator)}
+    if mask == "bool":
+        more = more | {"attn_mask": torch.arange(300)[None] < 200}
+    elif mask is not None:
+        more = more | {"attn_mask": torch.randn(mask, generator=generator)}
     expected = F.scaled_dot_product_attention(query, key, value, **more)
     assert torch.allclose(attention_in_portions(query, key, value, **more), expected, atol=1e-5)
     with AttentionInPortions():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from fsmis.tools.bench import ROUNDED, Workload, phantom_workload, promises
+from fsmis.tools.bench import ROUNDED, Workload, phantom_workload, promises, ways, whole_volume
 from fsmis.tools.bench.__main__ import main
 from fsmis.tools.bench.measure import count
 from fsmis.tools.bench.ways import Perceptual, TwoFrame
@@ -25,7 +25,10 @@ SMALL += ["--volume-settings", f"support_set.count={OF_DEFAULT}", "method.zoom.s
 def out(tmp_path_factory):
     """What a small benchmark writes."""
     folder = tmp_path_factory.mktemp("bench") / "made"
-    main([*SMALL, "--lpips-size", "64", "--out", str(folder)])
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (ways, whole_volume):
+            patch.setattr(module, "computes_in_bfloat16", lambda: True)
+        main([*SMALL, "--lpips-size", "64", "--out", str(folder)])
     return folder
 
 
@@ -109,11 +112,13 @@ def test_what_scale_extent_and_zoom_add_to_the_default(rows):
     assert rounded["dice"] > 0
 
 
-def test_a_part_is_measured_alone(capsys):
+def test_a_part_is_measured_alone(capsys, monkeypatch):
+    monkeypatch.setattr(ways, "computes_in_bfloat16", lambda: False)
     arguments = "--only two-frame --image-size 64 --slices 1 --organs 1 --copies 1 --repeats 0"
     main(arguments.split())
     printed = capsys.readouterr().out
     assert "two-frame" in printed and "LPIPS\n" not in printed and "budget" not in printed
+    assert ROUNDED not in printed  # which would take longer than float32
 
 
 def test_scaling_is_a_table_and_a_figure(out):

@@ -118,8 +118,9 @@ def test_encoder_images_of_other_methods() -> None:
     assert encoder_images(OmegaConf.create({"_target_": "copy"}), served) == 0
     single = {"segmenter": {}}
     assert encoder_images(OmegaConf.create(single), served) == 3 + 2
-    zoomed = single | {"zoom": {"passes": 2}}
-    assert encoder_images(OmegaConf.create(zoomed), served) == 5 + 2 * (3 + 2 + 2 + 1)
+    for passes, doubt, looks in ((2, 0, 2), (2, 0.5, 3), (0, 0.5, 0)):
+        zoomed = single | {"zoom": {"passes": passes, "doubt": doubt}}
+        assert encoder_images(OmegaConf.create(zoomed), served) == 5 + looks * (3 + 2 + 2 + 1)
 
 
 def test_sweep_is_composed_as_hydra_does(data: Path, tmp_path: Path) -> None:

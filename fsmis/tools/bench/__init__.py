@@ -155,7 +155,8 @@ def promises(
         if target and (stage, way) in seconds:
             faster = seconds[stage, REFERENCES[stage]] / seconds[stage, way]
             found.append(aim(f"{stage}, {way}: {faster:.2f} times faster", faster, target))
-    if target := FASTER_THAN_TOGETHER.get(image_size):
+    target = FASTER_THAN_TOGETHER.get(image_size)
+    if target and ("two-frame", OURS_ROUNDED) in seconds:
         faster = seconds["two-frame", TOGETHER] / seconds["two-frame", OURS_ROUNDED]
         text = f"two-frame, {OURS_ROUNDED} by {TOGETHER}: {faster:.2f} times faster"
         found.append(aim(text, faster, target))

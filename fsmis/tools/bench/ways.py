@@ -26,12 +26,13 @@ from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.segmenters.sam2 import Sam2, build_sam2
 from fsmis.tools.bench import GREYS, OURS_ROUNDED, ROUNDED, TOGETHER, Workload
 from fsmis.tools.bench.measure import Network, Way
+from fsmis.tools.doctor import computes_in_bfloat16
 
 
 class TwoFrame:
     """Stage 3: a session an organ, one session for all organs, ours, floor.
 
-    The second and the third in bfloat16 too.
+    The second and the third in bfloat16 too, on a CPU that computes in it.
 
     Args:
         segmenter: of a file in ``conf/segmenter``.
@@ -52,7 +53,7 @@ class TwoFrame:
             Way("ours", lambda: shared_logits(ours, work)),
             Way("floor", lambda: encode_once(ours, work)),
         ]
-        if not bfloat16:
+        if not (bfloat16 and computes_in_bfloat16()):
             return exact
 
         def public_rounded() -> np.ndarray:

@@ -9,6 +9,7 @@ and in a second session from the middle down, as ``sam2_volume`` goes; all label
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from fsmis.segmenters.sam2 import Sam2
 from fsmis.tools.bench import GREYS, ROUNDED, Promise, at_most
 from fsmis.tools.bench.measure import Network, Way
 from fsmis.tools.bench.ways import IMAGENET, public_twin, quiet, sam2_networks
+from fsmis.tools.doctor import computes_in_bfloat16
 from fsmis.tools.export import export
 from fsmis.tools.phantom import BRIGHTEST, SIZE
 from fsmis.tools.phantom_anatomy import ABDOMEN, mr_patient
@@ -89,7 +91,8 @@ class WholeVolume:
         alone = ["method=sam2_volume", "method.largest_component=false"]
         self.volume = ours(*alone, *WITHOUT)
         self.plain, self.default = ours(*WITHOUT), ours()
-        self.rounded = ours("segmenter.precision=bfloat16")
+        rounded = [["segmenter.precision=bfloat16"]] if computes_in_bfloat16() else []
+        self.rounded = [ours(*settings) for settings in rounded]
         self.public = public_twin(_model(self.volume), self.volume.settings.segmenter)
         self.theirs = _opened(_model(self.volume), case.folder) if find_spec("transformers") else {}
 
@@ -105,12 +108,14 @@ class WholeVolume:
         return [
             Way(PLAIN, lambda: self._labelled(self.plain)),
             Way(DEFAULT, lambda: self._labelled(self.default)),
-            Way(f"{DEFAULT}{ROUNDED}", lambda: self._labelled(self.rounded)),
+            *(Way(f"{DEFAULT}{ROUNDED}", partial(self._labelled, it)) for it in self.rounded),
         ]
 
     def networks(self) -> list[Network]:
         """What is counted."""
-        own = [_model(some).model for some in (self.volume, self.plain, self.default, self.rounded)]
+        own = [
+            _model(some).model for some in (self.volume, self.plain, self.default, *self.rounded)
+        ]
         counted = [network for model in (self.public, *own) for network in sam2_networks(model)]
         if self.theirs:
             model = self.theirs["model"]
