@@ -99,7 +99,7 @@ def _clocked(way: Way) -> None:
     start = time.perf_counter()
     way.result = way.run()
     way.seconds.append(time.perf_counter() - start)
-    errors.print(f"{way.name}: {way.seconds[-1]:.3g} s")
+    errors.print(f"{way.name}: {_text('seconds', way.seconds[-1])} s")
     way.peak_mb = max(way.peak_mb, _resident("VmHWM") - before)
 
 
@@ -150,9 +150,8 @@ def _resident(entry: str) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
+SIGNIFICANT = {"seconds": 3, "gflop": 4}  # digits, below 1000
 FORMATS = {
-    "seconds": "{:.3g}",
-    "gflop": "{:.4g}",
     **dict.fromkeys(("times_faster", "of_floor", "gflop_of_floor"), "{:.2f}"),
     "peak_mb": "{:.0f}",
     "difference": "{:.1e}",
@@ -221,7 +220,11 @@ def show(title: str, frame: pd.DataFrame, notes: Sequence[str]) -> None:
 
 
 def _text(column: Any, value: Any) -> str:
-    return "–" if pd.isna(value) else FORMATS.get(column, "{}").format(value)
+    if pd.isna(value):
+        return "–"
+    if column in SIGNIFICANT:
+        return f"{value:.{SIGNIFICANT[column]}g}" if value < 1000 else f"{value:.0f}"
+    return FORMATS.get(column, "{}").format(value)
 
 
 def _row(way: Way) -> dict[str, Any]:
