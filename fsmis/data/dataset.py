@@ -258,7 +258,8 @@ class Dataset:
             if not 1 <= value <= MOST_LABELS:
                 raise UserError(
                     f"dataset {self.name}: label id {value} is not in 1 to {MOST_LABELS}; take "
-                    f"another, and accept the stored one by dataset.label_values={{{value}: ID}}"
+                    "another, and list every stored value with its id in dataset.label_values, as "
+                    f"{{1: 1, {value}: 2}}"
                 )
         if len(set(organs)) < len(organs):
             raise UserError(f"dataset.organs of {self.name}: two organs have the same label id")
@@ -269,8 +270,8 @@ class Dataset:
         if found & self._label_values.keys():
             if found - self._label_values.keys() - {0}:
                 raise UserError(
-                    f"{path}: label values {sorted(found)} mix raw and prepared ids; "
-                    "prepare it again"
+                    f"{path}: label values {sorted(found)} mix raw and prepared ids, for "
+                    "dataset.label_values lists some of them; list all, or prepare it again"
                 )
             stored = label.copy()
             for raw, value in self._label_values.items():
