@@ -6,13 +6,14 @@ from typing import Any
 
 import hydra.utils
 import numpy as np
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.errors import MissingConfigException
 
 from fsmis.cli import CONF_DIR
 from fsmis.data.dataset import FILE_NAME, Dataset
 from fsmis.data.nifti import read_volume
 from fsmis.errors import UserError
+from fsmis.settings import composing
 
 BASE = "own"  # conf/dataset/own.yaml, the other YAMLs' defaults
 NO_LABEL = {"organ": 1}  # where no label can be read: what is wrong is told scan by scan
@@ -21,7 +22,7 @@ NO_LABEL = {"organ": 1}  # where no label can be read: what is wrong is told sca
 def dataset_of(yaml: str, root: Path, **changes: Any) -> Dataset:
     """The dataset of ``conf/dataset/<yaml>.yaml`` in this folder; UserError without such a YAML."""
     try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with composing():
             config = compose("config", [f"dataset={yaml}"]).dataset
     except MissingConfigException as error:
         known = sorted(path.stem for path in (CONF_DIR / "dataset").glob("*.yaml"))

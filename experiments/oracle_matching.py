@@ -30,7 +30,7 @@ from scipy.stats import spearmanr
 from fsmis.cli import command_line, console
 from fsmis.data.protocol import Episode, served_slices, truth
 from fsmis.files import write_atomic
-from fsmis.pipeline.matching import Matcher, fitted, nearest
+from fsmis.pipeline.matching import Matcher, distances_of, nearest
 from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.pipeline.support_set import SupportSetConstruction
 from fsmis.segmenters.sam2 import Sam2
@@ -63,12 +63,14 @@ def measure(
         key = f"{episode.dataset}/{episode.support.id}/{z}"
         copies = support_set.construct(episode.support.image[z], masks, len(served), key)
         encoded = segmenter.encode(copies.images)
-        queries = segmenter.encode(episode.query.image[served])
-        distances = {}
-        for name, matcher in matchers.items():
-            matcher.fit(encoded if matcher.on_features else copies.images)
-            images = fitted(episode.query.image[served], copies.images.shape[1:])
-            distances[name] = matcher.distance(queries if matcher.on_features else images)
+        images = episode.query.image[served]
+        queries = segmenter.encode(images)
+        distances = {
+            name: distances_of(matcher, queries, encoded)
+            if matcher.on_features
+            else distances_of(matcher, images, copies.images)
+            for name, matcher in matchers.items()
+        }
         for organ, part in parts.items():
             task = episode.organs[organ]
             for row in np.flatnonzero(task.part == part):

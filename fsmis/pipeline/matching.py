@@ -67,14 +67,22 @@ ROUNDING = 1e-6
 def match(matcher: Matcher[Slices], queries: Slices, support: Slices, k: int = 1) -> np.ndarray:
     """Indices of the k nearest support copies of every query slice, int64 ``[S, k]``, nearest last.
 
+    Args and errors as :func:`distances_of`; UserError also for fewer copies than k, or distances
+    that are not finite.
+    """
+    return nearest(distances_of(matcher, queries, support), k)
+
+
+def distances_of(matcher: Matcher[Slices], queries: Slices, support: Slices) -> torch.Tensor:
+    """The distance of every query slice to every support copy, ``[S, N]``.
+
     Args:
         queries: S query slices: images float32 ``[S, H, W]`` in [0, 1], or their features where
             ``matcher.on_features``.
         support: N support copies likewise, the original first. Unless the matcher resizes images
             itself, query slices of another size are resized to theirs.
 
-    Raises UserError for no slices, fewer copies than k, images that are not finite and in [0, 1],
-    or distances that are not finite.
+    Raises UserError for no slices, or images that are not finite and in [0, 1].
     """
     for name, slices in (("support", support), ("query", queries)):
         if not len(slices):
@@ -88,7 +96,7 @@ def match(matcher: Matcher[Slices], queries: Slices, support: Slices, k: int = 1
     ):
         queries = fitted(queries, support.shape[1:])
     matcher.fit(support)
-    return nearest(matcher.distance(queries), k)
+    return matcher.distance(queries)
 
 
 def nearest(distances: torch.Tensor, k: int = 1) -> np.ndarray:

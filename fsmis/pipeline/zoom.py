@@ -94,7 +94,7 @@ class Zoom:
     def refine(
         self, episode: Episode, answers: Answers, answer: Callable[[Episode], Answers]
     ) -> Answers:
-        """The answers after the passes; an organ that was found nowhere keeps its own.
+        """The answers after the passes; an organ that is found nowhere keeps its own.
 
         Args:
             episode: whole slices.
@@ -130,13 +130,12 @@ class Zoom:
         """
         tasks = {organ: episode.organs[organ] for organ in found}
         slices, on_query = _together(tasks, found)
-        on_support = _labelled(tasks, episode.support)[1]
+        labelled = _labelled(tasks, episode.support)
         side = self.factor * max(
-            _extent(on_query, episode.query), _extent(on_support, episode.support)
+            _extent(on_query, episode.query), _extent(labelled[1], episode.support)
         )
-        return self._cut(
-            episode, tasks, slices, _around(on_query, side, episode.query, steady=True), side
-        )
+        crops = _around(on_query, side, episode.query, steady=True)
+        return self._cut(episode, tasks, (slices, crops), labelled, side)
 
     def where_expected(
         self, episode: Episode, organ: str, found: Answer, answer: Callable[[Episode], Answers]
@@ -144,18 +143,18 @@ class Zoom:
         """What the method finds of a small organ around its place in the body, if it doubts what it
         found and is surer then; else ``found``, whose rows are the slices of the organ's task."""
         task = episode.organs[organ]
-        if not len(found) or not (found.iou * found.present).mean() < self.doubt:
+        if not len(found) or not _overlap(found) < self.doubt:
             return found
-        labelled = _labelled({organ: task}, episode.support)[1]
-        side = self.wide * _extent(labelled, episode.support)
+        labelled = _labelled({organ: task}, episode.support)
+        side = self.wide * _extent(labelled[1], episode.support)
         shape = episode.query.image.shape[1:]
-        centres = np.tile(place_in_body(episode, labelled), (len(found), 1))
+        centres = np.tile(place_in_body(episode, labelled[1]), (len(found), 1))
         crops = Crops(centres, side / np.array(episode.query.spacing[1:]), shape)
         if crops.magnification <= 1:
             return found
-        zoomed = self._cut(episode, {organ: task}, task.query_slices, crops, side)
+        zoomed = self._cut(episode, {organ: task}, (task.query_slices, crops), labelled, side)
         closer = answer(zoomed.episode)[organ]
-        if (closer.iou * closer.present).mean() <= (found.iou * found.present).mean():
+        if _overlap(closer) <= _overlap(found):
             return found
         logits, inside = crops.put_back(closer.logits)
         return replace(closer, logits=np.where(inside, logits, NO_OBJECT))
@@ -164,11 +163,11 @@ class Zoom:
         self,
         episode: Episode,
         tasks: Mapping[str, OrganTask],
-        slices: np.ndarray,
-        query_crops: Crops,
+        cut: tuple[np.ndarray, Crops],
+        labelled: tuple[np.ndarray, np.ndarray],
         side: float,
     ) -> ZoomedEpisode:
-        supports, on_support = _labelled(tasks, episode.support)
+        (slices, query_crops), (supports, on_support) = cut, labelled
         support_crops = _around(on_support, side, episode.support, steady=False)
 
         def masks_of(task: OrganTask) -> np.ndarray:
@@ -233,6 +232,11 @@ def _together(
     for organ, task in tasks.items():
         masks[np.searchsorted(slices, task.query_slices)] |= found[organ]
     return slices, masks
+
+
+def _overlap(answer: Answer) -> float:
+    """Mean predicted overlap, 0 in the slices where nothing was found."""
+    return float((answer.iou * answer.present).mean())
 
 
 def _labelled(tasks: Mapping[str, OrganTask], support: Scan) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -205,15 +205,10 @@ class NetworkSegmenter(ABC):
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """Inference in its precision."""
-        if self.precision is torch.float32:
+        half, kind = self.precision is torch.bfloat16, self.device.type
+        portions = AttentionInPortions() if half and kind == "cpu" else nullcontext()
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=half), portions:
             yield
-            return
-        with torch.autocast(self.device.type, dtype=self.precision):
-            if self.device.type != "cpu":
-                yield
-                return
-            with AttentionInPortions():
-                yield
 
     def pixels(self, images: np.ndarray) -> Tensor:
         """Network input ``[B, 3, S, S]`` of images in [0, 1]."""

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from fsmis.cli import CONF_DIR, command_line
+from fsmis.cli import command_line
 from fsmis.errors import UserError
 from fsmis.segmenters.checkpoints import to_transformers
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.segmenters.transformers_loading import import_transformers
+from fsmis.settings import composing
 
 
 def export(segmenter: Sam2, out: Path) -> None:
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with command_line():
         try:
-            with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            with composing():
                 config = compose("config", overrides=["device=cpu", *options.overrides])
         except HydraException as error:
             raise UserError(str(error).split("\n")[0]) from error

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 
-from fsmis.cli import CONF_DIR
 from fsmis.segmenters.sam2 import Sam2
+from fsmis.settings import composing
 from fsmis.tools.bench import phantom_workload
 from fsmis.tools.bench.ways import all_pairs_distances, build_lpips, make_responsive, shared_logits
 
@@ -75,7 +75,7 @@ def build(
     setting: Setting, name: str, device: str, precision: str | None = None, **more: Any
 ) -> Sam2:
     """A segmenter of ``conf/segmenter``; the large one with random weights, the same everywhere."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with composing():
         overrides = [f"segmenter={name}", f"device={device}", "cache.dir=null"]
         config = compose("config", overrides=overrides)
     settings: Any = OmegaConf.to_container(config, resolve=True)

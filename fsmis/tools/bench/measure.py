@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fsmis.cli import console, errors
 from fsmis.pipeline.matching import ROUNDING
+from fsmis.tools.bench import OURS_ROUNDED
 
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # unknown to torch's counter
 PROCESS = Path("/proc/self")  # Linux alone tells and resets the peak of a process
@@ -178,12 +179,13 @@ def tabulate(two_frame: Sequence[Way], lpips: Sequence[Way]) -> pd.DataFrame:
     if lpips:
         first = stages["two-frame"]
         second = stages["LPIPS"] = [_row(way) | _distances(way, lpips[0]) for way in lpips]
-        places = [(0, 0, "reference"), (-2, -2, "ours"), (-1, -1, "floor")]
-        if len(first) > len(places) + 1:
-            places.insert(1, (-3, -2, first[-3]["way"]))
+        ours = [row for row in first if row["way"] in ("ours", OURS_ROUNDED)]
+        pairs = [("reference", first[0], second[0])]
+        pairs += [(row["way"], row, second[-2]) for row in ours]
+        pairs += [("floor", first[-1], second[-1])]
         stages["both"] = [
-            {name: first[i][name] + second[j][name] for name in ("seconds", "gflop")} | {"way": way}
-            for i, j, way in places
+            {name: one[name] + other[name] for name in ("seconds", "gflop")} | {"way": way}
+            for way, one, other in pairs
         ]
     rows = []
     for stage, ways in stages.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -24,6 +24,7 @@ from fsmis.pipeline.matching import to_tensor
 from fsmis.pipeline.network_distances import Lpips
 from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.segmenters.sam2 import Sam2, build_sam2
+from fsmis.settings import composing
 from fsmis.tools.bench import GREYS, OURS_ROUNDED, ROUNDED, TOGETHER, Workload
 from fsmis.tools.bench.measure import Network, Way
 from fsmis.tools.doctor import computes_in_bfloat16
@@ -102,7 +103,7 @@ def build_twins(name: str, image_size: int, seed: int) -> tuple[Sam2, nn.Module]
         image_size: side in pixels both networks see.
         seed: of the weights.
     """
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with composing():
         config = compose("config", overrides=[f"segmenter={name}"]).segmenter
     ours = instantiate(
         config,

@@ -91,8 +91,8 @@ class WholeVolume:
         alone = ["method=sam2_volume", "method.largest_component=false"]
         self.volume = ours(*alone, *WITHOUT)
         self.plain, self.default = ours(*WITHOUT), ours()
-        rounded = [["segmenter.precision=bfloat16"]] if computes_in_bfloat16() else []
-        self.rounded = [ours(*settings) for settings in rounded]
+        half = computes_in_bfloat16()
+        self.rounded = [ours("segmenter.precision=bfloat16")] if half else []
         self.public = public_twin(_model(self.volume), self.volume.settings.segmenter)
         self.theirs = _opened(_model(self.volume), case.folder) if find_spec("transformers") else {}
 
