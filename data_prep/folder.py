@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from data_prep.geometry import crop_or_pad, resample, resample_label, rescaled
-from data_prep.nifti_pairs import refuse_constant
+from data_prep.nifti_pairs import nifti_files, refuse_constant
 from data_prep.source import PreparedScan, Source
 from fsmis.data.dataset import MOST_LABELS, scan_id_of
 from fsmis.data.expectation import CT_RANGE
@@ -74,7 +74,7 @@ class Folder(Source):
 
     def find(self, root: Path) -> dict[str, tuple[Path, ...]]:
         found: dict[str, dict[str, Path]] = {}
-        paths = {path: _role(path.relative_to(root)) for path in sorted(root.rglob("*.nii*"))}
+        paths = {path: _role(path.relative_to(root)) for path in nifti_files(root)}
         roles = {path: role for path, role in paths.items() if role is not None}
         labelled = {name for kind, name in roles.values() if kind == "label"}
         for path, (kind, name) in roles.items():

@@ -1,5 +1,6 @@
 """Raw scans that are one NIfTI file each, with a label file beside or in another folder."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from fsmis.errors import UserError
+
+
+def nifti_files(root: Path) -> list[Path]:
+    """Sorted NIfTI files anywhere below a folder, in folders that are links too."""
+    files: list[Path] = []
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above, or one linked twice
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        files += [Path(folder, name) for name in names if name.endswith((".nii", ".nii.gz"))]
+    return sorted(files)
 
 
 def find_pairs(
@@ -17,7 +33,7 @@ def find_pairs(
     The patterns match whole file names; their first group is the id. UserError for doubled files.
     """
     found: dict[str, dict[bool, Path]] = {}
-    for path in sorted(root.rglob("*.nii*")):
+    for path in nifti_files(root):
         for pattern in (image, label):
             if match := pattern.fullmatch(path.name):
                 pair = found.setdefault(str(int(match[1])), {})

@@ -196,6 +196,17 @@ def test_common_names(tmp_path, image, label, ids):
     assert prepared(raw, tmp_path / "out").prepared == []  # kept
 
 
+def test_linked_folders_are_followed_once(tmp_path):
+    disk, raw = tmp_path / "disk", tmp_path / "raw"
+    write_pair(disk / "imagesTr" / "a.nii.gz", disk / "labelsTr" / "a.nii.gz")
+    raw.mkdir()
+    for name in ("imagesTr", "labelsTr"):
+        (raw / name).symlink_to(disk / name)
+    (disk / "imagesTr" / "around").symlink_to(raw)
+    outcome = prepared(raw, tmp_path / "out")
+    assert outcome.prepared == ["a"], outcome.failed
+
+
 @pytest.mark.parametrize("axes", ["LAS", "RPS", "PIR", "SRA", "ILP"])
 def test_any_orientation_becomes_that_of_prepared_scans(tmp_path, axes):
     raw, out = tmp_path / "raw", tmp_path / "out"
