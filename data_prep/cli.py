@@ -49,11 +49,9 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     )
     if outcome.absent:
         console.print(f"not in the raw data: scans {', '.join(outcome.absent)} of {source.dataset}")
-    for scan_id, labels in outcome.lost.items():
-        errors.print(
-            f"scan {scan_id}: labels {', '.join(map(str, labels))} are too small for the prepared "
-            f"grid and are lost; choose a finer one in conf/data_prep/{name}.yaml"
-        )
+    for scan_id, losses in outcome.losses.items():
+        for loss in losses:
+            errors.print(f"scan {scan_id}: {loss} in conf/data_prep/{name}.yaml")
     for scan_id, reason in outcome.failed.items():
         errors.print(f"scan {scan_id} failed: {reason}")
     if outcome.failed:

@@ -129,8 +129,24 @@ class Folder(Source):
             raise UserError(
                 f"{label_path}: nothing of the labels is left; choose another spacing or size"
             )
-        lost = np.setdiff1d(label, labels).tolist()
-        return PreparedScan(pixels, labels, cropped, {"lost_labels": lost})
+        return PreparedScan(pixels, labels, cropped, {"losses": _losses(label, resampled, labels)})
+
+
+def _losses(raw: np.ndarray, resampled: np.ndarray, cropped: np.ndarray) -> list[str]:
+    """What a scan's preparation took from its labels, each with what to do."""
+    losses = []
+    for value in np.unique(raw[raw > 0]).tolist():
+        whole, kept = (int((label == value).sum()) for label in (resampled, cropped))
+        if whole == 0:
+            losses.append(
+                f"label {value} is too small for the prepared grid; choose a finer spacing"
+            )
+        elif round(100 * (whole - kept) / whole) > 0:
+            losses.append(
+                f"{100 * (whole - kept) / whole:.0f} % of label {value} lies outside the prepared "
+                "slices; choose a larger size or spacing"
+            )
+    return losses
 
 
 def _role(path: PurePath) -> tuple[str, str] | None:

@@ -1,5 +1,6 @@
 """The YAML of a dataset of one's own, and prepared scans without one."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,18 @@ def own_yaml(dataset: Dataset, name: str) -> str:
     return (
         f"defaults: [{BASE}]\n"
         f"name: {name}\n"
-        f"root: {dataset.root.resolve()}\n"
+        f"root: {_quoted(dataset.root.resolve())}\n"
         f"organs: {{{organs}}}  # their names, and the label values that are scored\n"
+    )
+
+
+def _quoted(path: Path) -> str:
+    """A path as YAML and OmegaConf read it back, whatever is in it."""
+    text = str(path).replace("${", "\\${")
+    return (
+        text
+        if re.fullmatch(r"[\w./-]+( [\w./-]+)*", text)
+        else json.dumps(text, ensure_ascii=False)
     )
 
 

@@ -30,7 +30,7 @@ class Outcome:
         total: number of published scans in the raw data.
         kept: those that existed, from the same files with the same settings.
         failed: reason by scan id.
-        lost: labels by scan id that are too small for the prepared grid.
+        losses: what the preparation took from the labels, by scan id, each with what to do.
         absent: published scans that the raw data lacks.
     """
 
@@ -39,7 +39,7 @@ class Outcome:
     prepared: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    lost: dict[str, list[int]] = field(default_factory=dict)
+    losses: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,9 @@ def prepare(
             else:
                 outcome.prepared.append(scan_id)
                 manifest.add(scan_id, result)
-                if lost := result.get("lost_labels"):
-                    outcome.lost[scan_id] = lost
+            losses = manifest.scans.get(scan_id, {}).get("losses")
+            if losses and scan_id not in outcome.failed:
+                outcome.losses[scan_id] = losses
             advance(scan_id, outcome)
     whole = [
         i for i, entry in manifest.scans.items() if all((out / f).is_file() for f in entry["files"])

@@ -69,7 +69,7 @@ def inspect(folder: Path, name: str | None = None, subset: bool = False) -> Veri
     else:
         dataset = without_yaml(folder)
     findings = {i: _finding(dataset, i) for i in dataset.scan_ids}
-    problems = check_manifest(folder) + check_axes(findings)
+    problems = check_manifest(folder) + check_axes(dataset, findings)
     found = {organ for finding in findings.values() for organ in finding.organ_ml}
     problems += check_organs(dataset, found)
     if source is None:

@@ -20,12 +20,14 @@ class Expectation:
         window: Hounsfield units that the preparation maps to ``CT_RANGE``.
         organ_ml: lowest and highest plausible volume of each organ.
         flip_margin: how many times better a label may fit its image when flipped along an axis.
+        turned: degrees by which an axis of a scan may differ from that of most scans.
     """
 
     spacing: Sequence[float] | None = None
     window: Sequence[float] | None = None
     organ_ml: Mapping[str, Sequence[float]] | None = None
     flip_margin: float | None = None
+    turned: float | None = None
 
     def problems(
         self,

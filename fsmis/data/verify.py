@@ -4,7 +4,6 @@ odd about any volume."""
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -80,7 +79,7 @@ class Manifest:
         return [p for p in files if FILE_NAME.fullmatch(p.name) and p.name not in listed]
 
 
-CHECKS = 3  # raised when they change, so that folders are checked anew
+CHECKS = 4  # raised when they change, so that folders are checked anew
 
 
 @dataclass
@@ -91,6 +90,7 @@ class Finding:
         size: slices, rows and columns.
         spacing: mm, in the same order.
         axes: where columns, rows and slices grow to, e.g. ``LAS`` for left, front and head.
+        directions: the same as unit vectors, float ``[3, 3]`` in columns; None: not read.
         organ_ml: volume of each scored organ that is present.
         problems: reasons not to use it, each naming a file and what to do.
     """
@@ -98,6 +98,7 @@ class Finding:
     size: str = ""
     spacing: str = ""
     axes: str = ""
+    directions: np.ndarray | None = None
     organ_ml: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -116,6 +117,7 @@ def check_scan(dataset: Dataset, scan_id: str) -> Finding:
         size=" x ".join(map(str, image.shape)),
         spacing=" x ".join(f"{mm:.2f}" for mm in spacing),
         axes="".join(aff2axcodes(affine)),
+        directions=affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0),
         organ_ml=volumes,
         problems=problems,
     )
@@ -131,17 +133,25 @@ def check_organs(dataset: Dataset, found: Collection[str]) -> list[str]:
     ]
 
 
-def check_axes(findings: Mapping[str, Finding]) -> list[str]:
-    """Scans that lie otherwise than most, whose slices a method would compare turned."""
-    axes = Counter(finding.axes for finding in findings.values() if finding.axes)
-    if len(axes) < 2:
+def check_axes(dataset: Dataset, findings: Mapping[str, Finding]) -> list[str]:
+    """Scans that lie otherwise than most, whose slices a method would compare turned or mirrored.
+
+    Scans of oblique planes differ by some degrees, whatever their nearest axes are.
+    """
+    read = {i: f.directions for i, f in findings.items() if f.directions is not None}
+    if dataset.expected.turned is None or not read:
         return []
-    usual = axes.most_common(1)[0][0]
+    stacked = np.stack(list(read.values()))
+    cosines = np.einsum("ika,jka->ija", stacked, stacked).min(axis=2)
+    alike = cosines >= np.cos(np.deg2rad(dataset.expected.turned))
+    usual = int(alike.sum(axis=1).argmax())
+    axes = {i: findings[i].axes for i in read}
+    of_most = axes[list(read)[usual]]
     return [
-        f"scan {i}: its axes are {finding.axes}, those of most {usual}; bring all to one by "
-        "python -m data_prep.folder"
-        for i, finding in findings.items()
-        if finding.axes not in ("", usual)
+        f"scan {i}: its axes are {axes[i]}, those of most {of_most}; bring all to one by "
+        "python -m data_prep.folder, or accept it with dataset.expected.turned=null"
+        for i, same in zip(read, alike[usual], strict=True)
+        if not same
     ]
 
 
@@ -175,7 +185,7 @@ def verify_once(dataset: Dataset) -> None:
         with suppress(UserError):
             findings[scan_id] = check_scan(dataset, scan_id)
     seen = findings.values()
-    problems = check_manifest(dataset.root) + check_axes(findings)
+    problems = check_manifest(dataset.root) + check_axes(dataset, findings)
     problems += [problem for finding in seen for problem in finding.problems]
     problems += check_organs(dataset, {organ for finding in seen for organ in finding.organ_ml})
     if problems:

@@ -1,6 +1,7 @@
 """A dataset of one's own: from files as they lie to a run, with a YAML of four lines."""
 
 import json
+import re
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from data_prep.cli import load_source
 from data_prep.cli import main as prepare_main
@@ -241,7 +243,7 @@ def test_spacing_and_size_are_settings(tmp_path):
     assert image.shape == (12, 96, 96) and spacing == pytest.approx((3, 1, 1))
     assert (image.min(), image.max()) == (0, 255)
     entry = json.loads((out / "manifest.json").read_text())["scans"]["a"]
-    assert entry["lost_labels"] == []
+    assert entry["losses"] == []
 
 
 def test_a_bad_scan_is_named_and_stops_no_other(tmp_path, capsys):
@@ -271,14 +273,20 @@ def test_the_raw_scans_are_never_replaced(own):
     assert {path: path.read_bytes() for path in own.iterdir()} == before
 
 
-def test_labels_too_small_for_the_grid_are_told(own, tmp_path, capsys):
+def test_losses_are_told_each_time(own, tmp_path):
     label, _, affine = read_volume(own / "label_pat2.nii.gz")
     label = np.array(label)
     label[0, 20, 21] = 3
     write_mask(own / "label_pat2.nii.gz", label, affine)
     coarse = load_source("folder")
     coarse.settings["spacing"] = [6.0, 6.0, 6.0]
-    assert prepare(coarse, own, tmp_path / "out", 1, lambda *_: None).lost == {"pat2": [3]}
+    told = {"pat2": ["label 3 is too small for the prepared grid; choose a finer spacing"]}
+    for _ in range(2):  # prepared, then kept
+        assert prepare(coarse, own, tmp_path / "out", 1, lambda *_: None).losses == told
+    narrow = load_source("folder")
+    narrow.settings["size"], narrow.settings["spacing"] = 24, [6.0, 1.1, 1.4]
+    losses = prepare(narrow, own, tmp_path / "narrow", 1, lambda *_: None).losses["pat2"]
+    assert any(re.fullmatch(r"\d+ % of label 1 lies outside .* larger size .*", x) for x in losses)
 
 
 def test_a_prepared_scan_that_was_removed_hides_no_reason(own, tmp_path):
@@ -288,6 +296,18 @@ def test_a_prepared_scan_that_was_removed_hides_no_reason(own, tmp_path):
         (tmp_path / "out" / path.name).unlink()
     (own / "image_pat2.nii.gz").write_bytes(b"torn")
     assert set(prepared(own, tmp_path / "out").failed) == {"pat2"}
+
+
+def test_oblique_scans_may_differ_by_some_degrees(own, capsys):
+    for degrees, path in zip((30, 45, 60), sorted(own.glob("image_*")), strict=False):
+        tilt = np.eye(4)
+        cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        tilt[:3, :3] = [[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]
+        for part in (path, path.with_name(path.name.replace("image", "label"))):
+            stored = nib.load(part)
+            nib.save(nib.Nifti1Image(np.asarray(stored.dataobj), tilt @ stored.affine), part)
+    verify_main([str(own)])
+    assert "nothing wrong" in capsys.readouterr().out
 
 
 def test_scans_that_lie_otherwise_than_most_are_told(own, capsys):
@@ -347,3 +367,13 @@ def test_from_a_folder_to_scores(tmp_path, monkeypatch, ask, ask_run):
     assert done.returncode == 0, done.stderr
     scores = next((tmp_path / "runs").rglob("scores.csv")).read_text()
     assert "pat1" in scores and "dim" in scores
+
+
+@pytest.mark.parametrize("name", ["study #2", "a: b", "${home}", 'say "x"', "plain"])
+def test_the_yaml_of_a_folder_of_any_name_leads_to_it(tmp_path, name):
+    root = tmp_path / name
+    for scan in ("1", "2"):
+        write_pair(root / f"image_{scan}.nii.gz", root / f"label_{scan}.nii.gz")
+    path = tmp_path / "conf" / "dataset" / "st.yaml"
+    verify_main([str(root), "--yaml", str(path)])
+    assert OmegaConf.load(path).root == str(root)
