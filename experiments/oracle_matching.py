@@ -10,6 +10,8 @@ Dice of the slices where the copy is
 - the original, as without augmentation,
 - drawn at random (the mean over all copies),
 - the one that each matcher chooses,
+- the surest: that of the mask with the highest predicted overlap,
+- all of them: the mean of their probabilities,
 - the best one. This **reads the query's labels**: it is no method, but the bound of any matcher.
 
 It also prints, over the copies of a slice, Spearman's correlation of a matcher's distance with
@@ -25,6 +27,7 @@ import pandas as pd
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
+from scipy.special import expit
 from scipy.stats import spearmanr
 
 from fsmis.cli import command_line, console
@@ -37,6 +40,7 @@ from fsmis.segmenters.sam2 import Sam2
 from fsmis.settings import composed
 
 MATCHERS = ("encoder_features", "ssim", "ncc", "psnr")  # those that need no download
+WAYS = ("original", "random", *MATCHERS, "surest", "all", "best")
 
 
 def measure(
@@ -48,8 +52,7 @@ def measure(
 ) -> pd.DataFrame:
     """One row for each query slice of each organ that shows it.
 
-    Columns: ``organ``, ``slice``, ``original``, ``random`` and ``best`` (Dice in [0, 1]), and for
-    each matcher its choice's Dice and ``<matcher>_rho``.
+    Columns: ``organ``, ``slice``, Dice in [0, 1] of each of ``WAYS``, and ``<matcher>_rho``.
     """
     rows = []
     for z, served in served_slices(episode).items():
@@ -86,13 +89,15 @@ def measure(
                     row_memory=np.arange(count)[:, None],
                     size=episode.query.image.shape[1:],
                 )
-                found = segment_prompted(segmenter, queries, encoded, prompts).masks
-                dice = 2 * (found & true).sum((1, 2)) / (found.sum((1, 2)) + true.sum())
+                found = segment_prompted(segmenter, queries, encoded, prompts)
+                dice = dice_of(found.masks, true)
                 entry = {
                     "organ": organ,
                     "slice": int(task.query_slices[row]),
                     "original": dice[0],
                     "random": dice.mean(),
+                    "surest": dice[np.argmax(found.iou * found.present)],
+                    "all": dice_of(expit(found.gated).mean(0, keepdims=True) > 0.5, true)[0],
                     "best": dice.max(),
                 }
                 for name, distance in distances.items():
@@ -104,9 +109,14 @@ def measure(
     return pd.DataFrame(rows)
 
 
+def dice_of(masks: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Dice ``[N]`` of masks bool ``[N, H, W]`` with one that is not empty, bool ``[H, W]``."""
+    return 2 * (masks & true).sum((1, 2)) / (masks.sum((1, 2)) + true.sum())
+
+
 def summary(measured: pd.DataFrame) -> pd.DataFrame:
     """Mean Dice in percent by way of choosing, its gain over the original, and the correlation."""
-    ways = [column for column in ("original", "random", *MATCHERS, "best") if column in measured]
+    ways = [way for way in WAYS if way in measured]
     by_organ = measured.groupby("organ", sort=False)[ways].mean().mean()
     table = pd.DataFrame({"copy": ways, "Dice": [100 * by_organ[way] for way in ways]})
     table["gain"] = table["Dice"] - table["Dice"][0]

@@ -3,12 +3,10 @@
 import pandas as pd
 import pytest
 
-from experiments.oracle_matching import MATCHERS, main, summary
+from experiments.oracle_matching import WAYS, main, summary
 from tests.test_run import small_root
 
 __all__ = ["small_root"]  # a fixture
-
-WAYS = ("original", "random", *MATCHERS)
 
 
 def test_no_matcher_exceeds_the_best_copy_and_all_agree_on_one(small_root, tmp_path, capsys):
@@ -19,7 +17,7 @@ def test_no_matcher_exceeds_the_best_copy_and_all_agree_on_one(small_root, tmp_p
         measured = pd.read_csv(where / "oracle_matching.csv")
         assert len(measured) and measured["best"].between(0, 1).all()
         for way in WAYS:
-            assert (measured[way] <= measured["best"] + 1e-9).all()
+            assert way == "all" or (measured[way] <= measured["best"] + 1e-9).all()
             assert count > 1 or (measured[way] == measured["best"]).all()
         assert str(where / "oracle_matching.csv") in capsys.readouterr().out.replace("\n", "")
     assert (measured["best"] > measured["random"]).any()  # the copies do not answer alike
