@@ -97,12 +97,14 @@ class TrainingScans:
                 yield scan
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the contents of the image files and the slices that are left."""
+        """SHA-256 (hex) over what is read: the contents of the image files, the percentiles that
+        scale them, and the slices that are left."""
         known = [
             (scan_id, sha256(self._source.files(scan_id)[0]), self._kept(scan_id))
             for scan_id in self.scan_ids
         ]
-        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        read = [self._source._percentiles, known]
+        return hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
     def _load(self, scan_id: str) -> Scan:
         scan = self._source.load_image(scan_id)

@@ -180,6 +180,13 @@ def test_two_processes_train_a_fold_once(killed, root, tmp_path):
     assert len(set(tmp_path.rglob("weights.safetensors"))) == 1
 
 
+def test_images_of_another_scale_are_trained_on_anew(root, tmp_path):
+    for percentiles in ("[0.5,99.5]", "[0,100]", "[0,100]"):
+        scaled = f"dataset.percentiles={percentiles}"
+        evaluation(root, tmp_path, "method=panet", scaled).fit(0)
+    assert len(set(tmp_path.rglob("weights.safetensors"))) == 2
+
+
 def test_without_locks_a_fold_is_trained_all_the_same(root, tmp_path, monkeypatch):
     def refuse(lock, **options):
         raise OSError(errno.ENOSYS, "Function not implemented")
