@@ -19,12 +19,12 @@ from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import read_json
 from fsmis.segmenters.checkpoints import HUB_FILES, find_checkpoint, local_files
 from fsmis.settings import with_selected_organs
-from fsmis.source import git_state, package_version, source_hash
+from fsmis.source import PROJECT, git_state, package_version, source_hash
 
 # Keys that name places, selections and portions of work: without influence on a score, as is all
 # below them. Whole keys, so that a method of one's own may call a parameter as it likes.
 NOT_SCORED = {
-    *("dataset.root", "dataset.source", "dataset.expected", "protocol.fold", "method.batch_size"),
+    *("dataset.root", "dataset.source", "dataset.expected", "protocol.fold"),
     *(
         f"method.{part}.{key}"  # the same with and without cache or compiling, but for rounding
         for part in ("matcher", "segmenter")
@@ -33,8 +33,12 @@ NOT_SCORED = {
     *(f"method.training.{key}" for key in ("device", "folder", "log_every", "checkpoint_every")),
 }
 
+# The same for the methods that come with the project; another's may mean anything by them.
+NOT_SCORED_OF_OURS = {"method.batch_size", "method.device"}
+
 TARGET = "_target_"  # key of a class
-FOLDER = "predictions"  # setting of a method that names a folder, whose files stand for it
+# Settings of a method that name a folder of NIfTI files, which stand for it.
+FOLDERS = ("predictions", "training.supervoxels.files")
 
 # Parts of an identity that change without a word on the command line.
 REASONS = {
@@ -120,7 +124,11 @@ def news(parent: Path, variant: str, identified: dict[str, Any]) -> list[str]:
 
 def settings(config: DictConfig, part: str) -> dict[str, Any]:
     """The scored settings of a part of the configuration, such as ``method``, by dotted key."""
-    return dict(_flat(OmegaConf.to_container(config, resolve=True), part, len(part) + 1))
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    ours = str(values.get(TARGET)).startswith(f"{PROJECT}.")
+    unscored = NOT_SCORED | NOT_SCORED_OF_OURS if ours else NOT_SCORED
+    return dict(_flat(values, part, len(part) + 1, unscored))
 
 
 def weights_of(config: DictConfig) -> dict[str, str]:
@@ -189,16 +197,17 @@ def _downloaded(config: DictConfig, key: str, value: Any) -> Path | None:
 def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
     """Name and SHA-256, by setting, of the files, given by path or shipped, that settings name.
 
-    A folder that transformers opens counts by its configuration and weights; a folder of
-    predictions by the names and contents of its files. A hub id stands for itself: it is the same
-    file on every machine, downloaded or not.
+    A folder that transformers opens counts by its configuration and weights; one of ``FOLDERS`` by
+    the names and contents of its NIfTI files. A hub id stands for itself: it is the same file on
+    every machine, downloaded or not.
     """
     found = {}
     for key, value in settings(config, "method").items():
         if isinstance(value, str) and value:
             folder = Path(value).expanduser()
-            if key == FOLDER and folder.is_dir():
-                files = {path.name: sha256(path) for path in folder.iterdir() if path.is_file()}
+            if key in FOLDERS and folder.is_dir():
+                maps = [p for p in folder.iterdir() if p.name.endswith((".nii", ".nii.gz"))]
+                files = {path.name: sha256(path) for path in maps if path.is_file()}
                 text = json.dumps(files, sort_keys=True)
                 found[key] = value, hashlib.sha256(text.encode()).hexdigest()
             elif digests := [sha256(path) for path in local_files(value)]:
@@ -207,9 +216,9 @@ def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _flat(value: Any, key: str, start: int) -> Iterator[tuple[str, Any]]:
+def _flat(value: Any, key: str, start: int, unscored: set[str]) -> Iterator[tuple[str, Any]]:
     """Values by dotted key from its position ``start`` on, without those that are not scored."""
-    if key in NOT_SCORED:
+    if key in unscored:
         return
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         value = dict(enumerate(value))  # such as steps with a class each
@@ -217,7 +226,7 @@ def _flat(value: Any, key: str, start: int) -> Iterator[tuple[str, Any]]:
         yield key[start:], value
         return
     for name, item in value.items():
-        yield from _flat(item, f"{key}.{name}", start)
+        yield from _flat(item, f"{key}.{name}", start, unscored)
 
 
 def _is_target(key: str) -> bool:

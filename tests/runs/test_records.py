@@ -1,5 +1,6 @@
 """The run folder: nothing half-written, nothing trusted that is torn, safe for two processes."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,10 +16,18 @@ from omegaconf import OmegaConf
 
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
-from fsmis.files import write_atomic
+from fsmis.files import sha256, write_atomic
 from fsmis.runs.cell_record import LATER, sealed
 from fsmis.runs.records import COLUMNS, PLAN, Cell, RunFolder, require_writable
-from fsmis.runs.variant import NOT_SCORED, configured, identity, news, variant_hash, weights_of
+from fsmis.runs.variant import (
+    NOT_SCORED,
+    NOT_SCORED_OF_OURS,
+    configured,
+    identity,
+    news,
+    variant_hash,
+    weights_of,
+)
 
 CELL = Cell(0, "8", "1")
 
@@ -311,7 +320,11 @@ def test_a_folder_that_transformers_opens_counts_by_its_files(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "key", ["root", "source", "folder", "fold", "device", "compile", "cache", "source.alpha"]
+    "key",
+    [
+        *("root", "source", "folder", "fold", "device"),
+        *("batch_size", "compile", "cache", "source.alpha"),
+    ],
 )
 def test_a_parameter_counts_whatever_a_method_calls_it(tmp_path: Path, key: str) -> None:
     base = config(tmp_path / "none.pt")
@@ -326,12 +339,45 @@ def test_a_parameter_counts_whatever_a_method_calls_it(tmp_path: Path, key: str)
 def test_every_key_that_is_not_scored_exists() -> None:
     keys = set()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        for choice in (["matcher=lpips"], ["matcher=ssim"], ["method=panet"]):
-            cfg = OmegaConf.to_container(compose("config", choice), resolve=True)
+        for choice in ("matcher=lpips", "matcher=ssim", "method=panet", "method=universeg"):
+            cfg = OmegaConf.to_container(compose("config", [choice]), resolve=True)
             keys |= {key for part in cfg for key in dotted(cfg[part], part)}
     # both are parameters of a segmenter alone
     absent = {"method.matcher.encode_batch_size", "method.matcher.compile"}
-    assert NOT_SCORED - keys == absent
+    assert NOT_SCORED - keys == absent and keys >= NOT_SCORED_OF_OURS
+
+
+def test_where_and_in_what_batches_a_method_of_ours_computes_does_not_count() -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        found = [
+            configured(compose("config", ["method=universeg", *more]))
+            for more in ([], ["device=cuda"], ["method.batch_size=3"], ["method.image_size=64"])
+        ]
+    assert found[0] == found[1] == found[2] != found[3]
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"), [("predictions", "predictions"), ("panet", "training.supervoxels.files")]
+)
+def test_a_folder_of_maps_counts_by_its_nifti_files(
+    tmp_path: Path, method: str, setting: str
+) -> None:
+    def identified(folder: Path) -> dict:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            key = setting if setting == "predictions" else f"method.{setting}"
+            return configured(compose("config", [f"method={method}", f"{key}={folder}"]))
+
+    (tmp_path / "1.nii.gz").write_bytes(b"1")
+    (tmp_path / "2.nii").write_bytes(b"2")
+    first = identified(tmp_path)
+    files = {path.name: sha256(path) for path in tmp_path.iterdir()}
+    expected = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    assert first["weights"] == {setting: expected} and setting not in first["method"]
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    (tmp_path / "plans.json").write_text("{}")
+    assert identified(tmp_path) == first
+    (tmp_path / "1.nii.gz").write_bytes(b"other")
+    assert identified(tmp_path) != first
 
 
 def dotted(value: object, key: str) -> Iterator[str]:
