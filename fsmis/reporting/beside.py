@@ -29,7 +29,7 @@ PROTOCOL = "protocol and data"
 OTHERS = "other sources"
 RERUNS = "run again by others"
 LOOKED_UP = "looked up"  # status of a source that has no row of its own
-SELECTED = "organs "  # before those of a run of some
+SELECTED = "organs "  # before those of a run, where conf/dataset does not tell them
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,14 @@ def data_of(plan: dict[str, Any]) -> str:
         plan: ``RunFolder.plan``.
 
     Returns:
-        Such as ``20 scans in 5 folds, 3f2a91c0``; of a selection of organs, which they are.
+        Such as ``20 scans in 5 folds, 3f2a91c0``; of other organs than all of a dataset in
+        ``conf/dataset``, which they are.
     """
     cells = plan["cells"]
     scans = {scan for cell in cells for scan in (cell.query_scan, cell.support_scan)}
     digest = plan["identity"].get("data", "")[:8]
-    some = set(plan["organs"]) < set(known_organs().get(plan["dataset"], []))
-    organs = SELECTED + " ".join(plan["organs"]) if some else ""
+    usual = set(plan["organs"]) == set(known_organs().get(plan["dataset"], []))
+    organs = "" if usual else SELECTED + " ".join(plan["organs"])
     extent = _extent(len(scans), len({cell.fold for cell in cells}))
     return ", ".join(filter(None, [extent, digest, organs]))
 
@@ -162,7 +163,7 @@ def beside(
         ),
     ]
     if not comparable.all():
-        others = f"other scans than {benchmark(dataset)}, or of some organs"
+        others = f"other scans than {benchmark(dataset)}, or of other organs"
         notes.insert(2, f"{TO_PAPER} is empty for runs on {others}.")
     if len(shown) < len(entries):
         notes.append(

@@ -35,6 +35,7 @@ def write_run(
     data: str = "3f2a91c0",
     planned: list[Cell] = CELLS,
     done: list[Cell] = CELLS,
+    organs: list[str] = ORGANS,
     **settings: object,
 ) -> None:
     """A run with ``dice`` ``[scans, organs]`` in [0, 1] at the planned cells, done in some."""
@@ -42,13 +43,13 @@ def write_run(
     run.write_plan(
         {
             **{"dataset": dataset, "method": method, "variant": folder.name, "protocol": protocol},
-            **{"organs": ORGANS, "choices": {}, "oracle": "none", "cells": planned},
+            **{"organs": organs, "choices": {}, "oracle": "none", "cells": planned},
             "identity": {"method": settings, "seed": 0, "data": data},
         }
     )
     for cell, values in zip(planned, dice, strict=True):
         if cell in done:
-            pairs = zip(ORGANS, values, strict=True)  # an organ without a score has no row
+            pairs = zip(organs, values, strict=True)  # an organ without a score has no row
             rows = [row(cell, *pair) for pair in pairs if not np.isnan(pair[1])]
             run.finish(cell, rows)
     run.rebuild()
@@ -246,6 +247,20 @@ def test_dataset_without_published_rows(tmp_path: Path) -> None:
         write_run(tmp_path / method, method, scattered(mean), dataset="phantom")
     main([str(tmp_path)])
     assert "beside published" not in (tmp_path / "compare.md").read_text()
+
+
+@pytest.mark.parametrize("dataset", ["mine", "chaos_mri"])  # of one's own, and of conf/dataset
+@pytest.mark.parametrize("organs", [ORGANS[:1], [*ORGANS, "pancreas"]])
+def test_runs_of_other_organs_are_not_mixed(
+    tmp_path: Path, dataset: str, organs: list[str], capsys
+) -> None:
+    dice = np.full((len(SCANS), len(organs)), 0.5)
+    write_run(tmp_path / "m1", "augment_match_prompt", scattered(0.8), dataset=dataset)
+    write_run(tmp_path / "c1", "copy_mask", dice, dataset=dataset, organs=organs)
+    main([str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "2 comparisons" in said and f"organs {' '.join(organs)}" in said
+    assert rows_of(tmp_path, method="copy_mask")["p"].isna().all()
 
 
 def test_run_without_scores_is_shown(results: Path) -> None:
