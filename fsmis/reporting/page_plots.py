@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 
 from fsmis.reporting import figures
 from fsmis.reporting.charts import lines, swept
-from fsmis.reporting.runs import StoredRun, labels
+from fsmis.reporting.runs import StoredRun, labels, organs_of
 
 INK = "#010203"  # stands for the colour of the page's text
 DOT, MEDIAN = figures.PALETTE[:2]
@@ -75,7 +75,7 @@ def charts(
         caption = "Mean Dice with its 95 % interval (bootstrap over patients)."
         height = _height(names)
         found.append(_chart(f"{dataset}: mean over organs", caption + left_out, height, draw))
-        for organ in runs[few.index[0]].plan["organs"]:
+        for organ in organs_of(runs[index] for index in few.index):
             dice = [runs[index].dice.get(organ) for index in few.index]
             values = [np.array([]) if one is None else one.dropna().to_numpy() for one in dice]
             draw = partial(_boxes, values=values, names=names, ends=scans)

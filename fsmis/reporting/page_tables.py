@@ -1,6 +1,6 @@
 """The sortable tables of the page."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,12 +8,26 @@ import pandas as pd
 
 from fsmis.reporting.comparison import Tested
 from fsmis.reporting.published import MARKS, NO_TEST, PUBLISHED, lay_out, read_published, select
-from fsmis.reporting.runs import StoredRun, setting_text
+from fsmis.reporting.runs import StoredRun, organs_of, setting_text
 from fsmis.reporting.statistics import by_scan, describe
-from fsmis.reporting.tables import MEAN, PAIRED, PERCENT, POOLED, is_partial, shown, summarise
+from fsmis.reporting.tables import (
+    MEAN,
+    MILLIMETRES,
+    PAIRED,
+    PERCENT,
+    POOLED,
+    is_partial,
+    shown,
+    summarise,
+)
 
 MEASURES = {"dice": "Dice %", "iou": "IoU %", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 P = "p Holm"
+NO_DISTANCE = "no distance"
+NO_DISTANCE_NOTE = (
+    f"{NO_DISTANCE}: empty answers, by scan and organ, which HD95 and ASSD leave out; where a run "
+    "has any, none is marked as the best."
+)
 INTERVAL = "95\u00a0% interval"
 LONG = 32  # characters from which a text may wrap anywhere
 MOST_SETTINGS = 3  # with a column of their own; more share one, or the page would be too narrow
@@ -63,7 +77,8 @@ def results(
     anchors: dict[Any, str],
     tested: Tested,
 ) -> dict[str, Table]:
-    """The runs of each dataset; the best ones that are not partial stand out.
+    """The runs of each dataset; the best ones that are not partial stand out: of an organ among the
+    runs that have it, of the mean among those of the same organs.
 
     What tells whether a row counts, and where to read more of it, comes first.
 
@@ -89,7 +104,9 @@ def results(
             columns += _numbers(rows, runs, measure, tested)
         headings, entries = zip(*columns, strict=True)
         found = [list(row) for row in zip(*entries, strict=True)]
-        notes = tested.notes.get(str(dataset), [])
+        notes = [*tested.notes.get(str(dataset), [])]
+        if any(column.heading == NO_DISTANCE for column in headings):
+            notes.append(NO_DISTANCE_NOTE)
         tables[str(dataset)] = Table(shared, list(headings), found, notes, MEASURES)
     return tables
 
@@ -103,7 +120,7 @@ def published(frame: pd.DataFrame, runs: list[StoredRun]) -> dict[str, Table]:
     for dataset, rows in frame.groupby("dataset", sort=False):
         printed = numbers[numbers["dataset"] == dataset]
         if len(printed):
-            organs = runs[rows.index[0]].plan["organs"]
+            organs = organs_of(runs[index] for index in rows.index)
             table = select(lay_out(printed, organs), setting=None, everything=False)
             table["run again by others"] = [
                 "; ".join(numbers for numbers, _ in pairs) for pairs in table["reruns"]
@@ -130,33 +147,37 @@ def _settings(rows: pd.DataFrame, varied: list[str]) -> list[tuple[Column, list[
 def _numbers(
     rows: pd.DataFrame, runs: list[StoredRun], measure: str, tested: Tested
 ) -> list[tuple[Column, list[Entry]]]:
-    """Each organ and their mean, interval and deviation of the mean, difference and its p."""
-    organs = runs[rows.index[0]].plan["organs"]
-    described = {index: _described(runs[index], measure) for index in rows.index}
-    numbers = pd.DataFrame.from_dict(described, orient="index").reindex(rows.index)
+    """Each organ and their mean, the distances that are missing, interval and deviation of the
+    mean, difference and its p."""
+    shown_runs = [runs[index] for index in rows.index]
+    tables = [summarise(run.scores, run.plan["organs"]).set_index("organ") for run in shown_runs]
+    spread = pd.DataFrame([describe(by_scan(run.scores, measure)) for run in shown_runs])
+    numbers = pd.DataFrame([table[measure] for table in tables], rows.index)
+    empty = pd.DataFrame([table["empty"] for table in tables], rows.index)
     decimals = 2 if measure in PERCENT else 1
     complete = ~rows["covered"].map(is_partial)
+    every = pd.Series("", rows.index)
+    same_organs = pd.Series([str(sorted(run.plan["organs"])) for run in shown_runs], rows.index)
     columns = []
-    for name in [*organs, MEAN]:
-        values = numbers[name].where(complete)
-        best = values.max() if measure in PERCENT else values.min()
-        columns.append(
-            (
-                Column(str(name), "number", measure),
-                [
-                    _number(value, decimals, best=complete.sum() > 1 and counts == best)
-                    for value, counts in zip(numbers[name], values, strict=True)
-                ],
-            )
-        )
-    ends = zip(numbers["low"], numbers["high"], strict=True)
+    for name in [*organs_of(shown_runs), MEAN]:
+        alike = same_organs if name == MEAN else every
+        best = _best(numbers[name].where(complete), alike, highest=measure in PERCENT)
+        if measure in MILLIMETRES:  # an empty answer is left out, and would win by it
+            best &= empty[name].where(complete).groupby(alike).transform("sum") == 0
+        pairs = zip(numbers[name], best, strict=True)
+        entries = [_number(value, decimals, best=stands_out) for value, stands_out in pairs]
+        columns.append((Column(str(name), "number", measure), entries))
+    if measure in MILLIMETRES and empty[MEAN].any():
+        missing = [_number(value, 0) for value in empty[MEAN]]
+        columns.append((Column(NO_DISTANCE, "number", measure), missing))
+    ends = zip(spread["low"], spread["high"], strict=True)
     interval = [
         Entry("–", None) if pd.isna(low) else Entry(f"{low:.1f} – {high:.1f}", low)
         for low, high in ends
     ]
     columns.append((Column(INTERVAL, "number", measure), interval))
-    spread = [_number(value, decimals) for value in numbers["sd"]]
-    columns.append((Column("sd", "number", measure), spread))
+    deviations = [_number(value, decimals) for value in spread["sd"]]
+    columns.append((Column("sd", "number", measure), deviations))
     if measure == "dice":
         together = [_number(value, decimals) for value in rows[POOLED]]
         columns.append((Column(POOLED, "number", measure), together))
@@ -168,11 +189,11 @@ def _numbers(
     return columns
 
 
-def _described(run: StoredRun, measure: str) -> dict[Hashable, float]:
-    """A measure of a run: of each organ, their mean, its interval and deviation."""
-    means = summarise(run.scores, run.plan["organs"]).set_index("organ")[measure]
-    spread = describe(by_scan(run.scores, measure))
-    return means.to_dict() | {"low": spread.low, "high": spread.high, "sd": spread.sd}
+def _best(values: pd.Series, alike: pd.Series, highest: bool) -> pd.Series:
+    """Which values are the best of several, each only among those with the same of ``alike``."""
+    groups = values.groupby(alike)
+    several = groups.transform("count") > 1
+    return several & (values == groups.transform("max" if highest else "min"))
 
 
 def _number(value: float, decimals: int, sign: str = "", best: bool = False) -> Entry:

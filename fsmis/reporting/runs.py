@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -131,13 +131,18 @@ def tabulate(runs: list[StoredRun]) -> tuple[pd.DataFrame, list[str], list[str]]
             | {"covered": run.covered, "variant": run.plan["variant"]}
         )
     settings = list(dict.fromkeys(name for names in differing for name in names))
-    organs = list(dict.fromkeys(organ for run in runs for organ in run.plan["organs"]))
+    organs = organs_of(runs)
     order = sorted(rows, key=lambda i: [_order(rows[i].get(name)) for name in LABELS + settings])
     # settings of any type stay what they are, 8 does not become 8.0 beside a run without it
     columns = LABELS + settings + organs + SUMMARY
     frame = pd.DataFrame([rows[i] for i in order], order, columns, dtype=object)
     numbers = [*organs, "mean", "low", "high", "sd", POOLED]
     return frame.astype(dict.fromkeys(numbers, float) | {"scans": int}), settings, organs
+
+
+def organs_of(runs: Iterable[StoredRun]) -> list[str]:
+    """The organs of several runs, each once."""
+    return list(dict.fromkeys(organ for run in runs for organ in run.plan["organs"]))
 
 
 def differences(plans: list[dict[str, Any]]) -> list[dict[str, Any]]:

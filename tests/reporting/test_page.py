@@ -14,8 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from fsmis.reporting import comparison
 from fsmis.reporting import page_plots as plots
-from fsmis.reporting.tables import POOLED
+from fsmis.reporting.page_tables import NO_DISTANCE, NO_DISTANCE_NOTE, Table, results
+from fsmis.reporting.runs import read_runs, tabulate
+from fsmis.reporting.tables import MEASURES, POOLED
 from fsmis.runs.records import Cell, RunFolder
 from fsmis.tools.compare import main as compare
 from fsmis.tools.report import main
@@ -162,7 +165,66 @@ def test_a_chosen_measure_takes_the_place_of_dice(opened) -> None:
     opened.get_by_label("ASSD mm").first.check()
     assert table.get_by_text("1.0", exact=True).first.is_visible()
     shown = [text.strip() for text in table.locator("thead th:visible").all_inner_texts()]
-    assert shown == [name for name in headings if name != POOLED]  # which is a Dice
+    expected = [name for name in headings if name != POOLED]  # which is a Dice
+    assert [name for name in shown if name != NO_DISTANCE] == expected != shown
+
+
+def write_organs(folder: Path, dice: dict[str, float], hd95_mm: float = 1.0) -> None:
+    """A run of these organs, all of it done."""
+    write_run(folder, folder.name, 0, [])
+    run = RunFolder(folder)
+    plan = run.plan()
+    run.write_plan(plan | {"organs": list(dice)})
+    for cell in plan["cells"]:
+        rows = [row(cell, organ, value) | {"hd95_mm": hd95_mm} for organ, value in dice.items()]
+        run.finish(cell, rows)
+    run.rebuild()
+
+
+def results_of(folder: Path) -> Table:
+    runs = read_runs(folder)
+    frame, settings, _ = tabulate(runs)
+    nothing = pd.DataFrame(columns=["difference", "pairs", "p", "p_holm"], dtype=float)
+    tested = comparison.Tested(dict.fromkeys(MEASURES, nothing), {})
+    return results(frame, settings, runs, dict.fromkeys(frame.index, "run"), tested)["chaos_mri"]
+
+
+def marked(table: Table, measure: str) -> dict[str, list[str]]:
+    """Texts of each column of a measure, with a star at the best."""
+    return {
+        column.heading: [row[place].text + "*" * row[place].best for row in table.rows]
+        for place, column in enumerate(table.columns)
+        if column.measure == measure
+    }
+
+
+def test_every_organ_has_a_column_and_means_of_other_organs_are_not_ranked(tmp_path: Path) -> None:
+    write_organs(tmp_path / "a", {"liver": 0.9})
+    write_organs(tmp_path / "b", {"liver": 0.8, "RK": 0.6})
+    write_organs(tmp_path / "c", {"liver": 0.7, "RK": 0.5})
+    found = marked(results_of(tmp_path), "dice")
+    assert found["liver"] == ["90.00*", "80.00", "70.00"]
+    assert found["RK"] == ["–", "60.00*", "50.00"]
+    assert found["mean"] == ["90.00", "70.00*", "60.00"]
+    main([str(tmp_path)])
+    assert "<h3>chaos_mri: RK</h3>" in (tmp_path / "index.html").read_text()
+
+
+def test_empty_answers_win_no_distance(tmp_path: Path) -> None:
+    write_organs(tmp_path / "a", {"liver": 0.9}, hd95_mm=2.0)
+    write_organs(tmp_path / "b", {"liver": 0.8}, hd95_mm=3.0)
+    table = results_of(tmp_path)
+    assert marked(table, "hd95_mm")["mean"] == ["2.0*", "3.0"]
+    assert NO_DISTANCE not in marked(table, "hd95_mm") and NO_DISTANCE_NOTE not in table.notes
+    cell = CELLS[0]
+    run = RunFolder(tmp_path / "b")
+    run.finish(cell, [row(cell, "liver", 0.0)])
+    run.rebuild()
+    table = results_of(tmp_path)
+    found = marked(table, "hd95_mm")
+    assert found["mean"] == found["liver"] == ["2.0", "3.0"] and found[NO_DISTANCE] == ["0", "1"]
+    assert NO_DISTANCE_NOTE in table.notes and NO_DISTANCE not in marked(table, "dice")
+    assert marked(table, "dice")["mean"] == ["90.00*", "40.00"]
 
 
 def test_pictures_are_not_cropped(opened) -> None:
