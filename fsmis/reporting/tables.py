@@ -73,7 +73,7 @@ def summarise(scores: pd.DataFrame, organs: list[str]) -> pd.DataFrame:
     counts = ["scans", "undefined", "empty"]
     table[counts] = table[counts].fillna(0).astype(int)
     found = presence(scores).reindex(organs)
-    if found["specificity"].notna().all():
+    if found["sensitivity"].notna().all():
         found.loc[MEAN] = found.mean()
         table = table.join(found)
     shown_presence = [name for name in (*PRESENCE, FALSE_ML) if name in table]
@@ -87,7 +87,7 @@ def presence(scores: pd.DataFrame) -> pd.DataFrame:
     in percent and the wrongly segmented volume ``fp_ml``, by organ, over scans, then folds.
 
     NaN where a protocol does not ask for whole volumes, or a run of an earlier version did not
-    count them.
+    count them; a scan whose every slice holds the organ has no specificity.
 
     Args:
         scores: rows of ``scores.csv`` of one run.
@@ -96,11 +96,11 @@ def presence(scores: pd.DataFrame) -> pd.DataFrame:
     counted = scores.reindex(columns=names).apply(pd.to_numeric)
     lacking = counted["n_slices"] - counted["slices_true"]
     wrong = counted["slices_found"] - counted["slices_hit"]
-    whole = (lacking > 0) & scores["protocol"].str.endswith(WHOLE)  # others have gaps of an organ
+    whole = scores["protocol"].str.endswith(WHOLE)  # others leave out slices beyond the organ
     found = pd.DataFrame(
         {
             "sensitivity": 100 * counted["slices_hit"] / counted["slices_true"],
-            "specificity": 100 * (1 - wrong / lacking),
+            "specificity": 100 * (1 - wrong / lacking.where(lacking > 0)),
             FALSE_ML: counted[FALSE_ML],
         }
     ).where(whole)
