@@ -89,7 +89,8 @@ def describe(
 
     ``dice`` has a row for each scored scan (index: first level the fold, last the scan) and a
     column for each organ, of which the mean is described. The result is all NaN without numbers.
-    The interval is ``scipy.stats.bootstrap``'s BCa, or percentiles where all resamples agree.
+    The interval is ``scipy.stats.bootstrap``'s BCa. It is percentiles where all resamples agree,
+    and where an organ is in so few scans that some resamples lack it, which are left out.
     """
     frame = pd.DataFrame(dice).dropna(axis="columns", how="all").dropna(how="all")
     if frame.empty:
@@ -173,5 +174,5 @@ def _interval(
     low, high = result.confidence_interval
     if np.isnan(low):
         tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(result.bootstrap_distribution, [tail, 1 - tail])
+        low, high = np.nanquantile(result.bootstrap_distribution, [tail, 1 - tail])
     return float(low), float(high)

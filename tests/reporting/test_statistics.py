@@ -118,6 +118,15 @@ def test_equal_scores_have_a_point_for_an_interval() -> None:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("in_scans", [2, 5])
+def test_an_organ_in_few_scans_leaves_the_mean_its_interval(in_scans: int) -> None:
+    values = np.random.default_rng(0).normal(0.8, 0.05, (20, 2))
+    values[in_scans:, 1] = np.nan
+    found = describe(by_scan(scores_of(values, folds=5)), resamples=999)
+    assert found.low < found.mean < found.high and found.high - found.low < 10
+
+
+@pytest.mark.filterwarnings("error")
 def test_no_score_is_no_number() -> None:
     found = describe(series(np.nan, np.nan))
     assert found.n == 0 and np.isnan(found.mean) and np.isnan(found.low)
