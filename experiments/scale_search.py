@@ -21,6 +21,7 @@ from rich.progress import track
 from fsmis.cli import command_line, console
 from fsmis.data.dataset import Scan
 from fsmis.data.protocol import Episode, truth
+from fsmis.errors import UserError
 from fsmis.files import write_atomic
 from fsmis.pipeline.alignment import ScaleSearch, scaled, some_slices
 from fsmis.pipeline.prompting import EncodedEpisode, single_support
@@ -67,6 +68,12 @@ def measure(
 
 
 def run(cfg: DictConfig) -> pd.DataFrame:
+    """``measure`` of every scan that is queried; UserError where the method searches no scale."""
+    if "scale" not in cfg.method:
+        raise UserError(
+            f"{cfg.method._target_} searches no scale; choose a method that has method.scale, as "
+            "method=augment_match_prompt"
+        )
     dataset, protocol = instantiate(cfg.dataset), instantiate(cfg.protocol)
     segmenter, search = instantiate(cfg.segmenter), instantiate(cfg.method.scale)
     pairs = [(split, query) for split in protocol.splits(dataset) for query in split.query_ids]

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from fsmis.cli import command_line
 from fsmis.data.protocol import Episode
+from fsmis.errors import UserError
 from fsmis.methods.augment_match_prompt import AugmentMatchPrompt
 from fsmis.reporting.figures import PREDICTION, PROMPT, outline, show
 from fsmis.reporting.paper_table import write_figures
@@ -77,11 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     overrides = parser.parse_args(arguments).overrides
     with command_line():
         config = composed(overrides)
+        method = instantiate(config.method)
+        if not isinstance(method, AugmentMatchPrompt):
+            raise UserError(
+                f"{config.method._target_} makes and matches no copies; take "
+                "method=augment_match_prompt"
+            )
         dataset, protocol = instantiate(config.dataset), instantiate(config.protocol)
         split = protocol.splits(dataset)[0]
         support, query = dataset.load(split.support_id), dataset.load(split.query_ids[0])
         episode = protocol.episode(dataset, split, support, query)
-        figure = draw(instantiate(config.method), episode, next(iter(episode.organs)))
+        figure = draw(method, episode, next(iter(episode.organs)))
         for path in write_figures(Path(config.results_dir) / "support_set_and_matching", figure):
             print(path)
 
