@@ -7,6 +7,7 @@ its dataset, is shown and never compared.
 """
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from fsmis.reporting.tables import PAIRED, POOLED, POOLED_NOTE, summarise
 from fsmis.runs.sweep import Job, compose_jobs
 from fsmis.runs.variant import configured
 from fsmis.settings import named
+
+PLAIN = re.compile(r"[\w./ -]+")  # of which Hydra reads nothing else than text
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,11 @@ class PlannedRun:
     method: str
     fold: Fold
     identity: dict[str, Any]
+
+    def same(self, other: "PlannedRun") -> bool:
+        """Whether both are one run, whatever was swept to get there."""
+        own, its = ((run.method, run.fold, run.identity) for run in (self, other))
+        return own == its
 
 
 class Experiment:
@@ -69,7 +77,8 @@ class Experiment:
                 values.setdefault(key, {})[value] = None
         swept = [f"{key}={','.join(found)}" for key, found in values.items()]
         words = [*self._shared, *more, *swept]
-        return shlex.join(["python", "-m", "fsmis", "run", "-m", *words, f"results_dir={results}"])
+        words.append(f"results_dir={_quoted(str(results))}")
+        return shlex.join(["python", "-m", "fsmis", "run", "-m", *words])
 
 
 def _planned(job: Job) -> PlannedRun:
@@ -103,7 +112,12 @@ class FinishedRuns:
     def data_root(self, dataset: str) -> list[str]:
         """``["dataset.root=..."]`` as runs of a dataset have it; empty where there are none."""
         of_dataset = [run for run in self.runs if run.plan["dataset"] == dataset]
-        return [f"dataset.root={of_dataset[0].config.dataset.root}"] if of_dataset else []
+        return [f"dataset.root={_quoted(of_dataset[0].config.dataset.root)}"] if of_dataset else []
+
+
+def _quoted(value: str) -> str:
+    """A path as the value of an override, such as ``'scans (1), new'``."""
+    return value if PLAIN.fullmatch(value) else "'" + value.replace("'", r"\'") + "'"
 
 
 def best(runs: Iterable[StoredRun]) -> StoredRun | None:

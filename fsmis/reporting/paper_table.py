@@ -103,13 +103,17 @@ def find(request: Request, names: Names, experiments: Sequence[str] = ()) -> Fou
     """Look up the runs of a table; UserError where none of them exists.
 
     ``names`` gives the label columns of a row. ``experiments`` plan the runs (by default the one
-    named like the table); the base of the first is the reference of the table.
+    named like the table); the base of the first is the reference of the table. What several of them
+    plan, as the user's settings may have it, is a run of the first alone.
     """
     plans = [Experiment(name, request.overrides) for name in experiments or [request.name]]
     rows, reference, missing, commands = [], None, [], []
+    earlier: list[PlannedRun] = []
     for experiment in plans:
         unfinished = []
-        for planned in experiment.runs:
+        new = [run for run in experiment.runs if not any(map(run.same, earlier))]
+        earlier += new
+        for planned in new:
             run = request.runs.find(planned)
             current = run is not None
             if run is None or not run.has(planned.fold):

@@ -15,13 +15,22 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from experiments import ablations, main_results, qualitative, support_set_and_matching
+from experiments import (
+    ablations,
+    main_results,
+    qualitative,
+    scale_search,
+    support_set_and_matching,
+)
 from fsmis.cli import CONF_DIR
 from fsmis.data.nifti import read_volume, write_volume
-from fsmis.reporting.paper_rows import Experiment
+from fsmis.reporting.paper_rows import Experiment, FinishedRuns
+from fsmis.reporting.paper_table import Request, find
+from fsmis.reporting.runs import read_runs
 from fsmis.reporting.tables import latex, summarise
 from fsmis.run import execute
 from fsmis.runs.records import RunFolder
+from fsmis.runs.sweep import compose_jobs
 from fsmis.tools import bundle
 
 REPOSITORY = CONF_DIR.parent
@@ -252,6 +261,26 @@ def test_one_table_holds_whole_volumes_imported_predictions_and_earlier_code(
     assert "method=copy_mask," in command  # made anew where it is asked for
 
 
+def test_a_run_that_two_experiments_plan_is_one_row(where: list[str], tmp_path: Path) -> None:
+    one_part = [*where, "method=copy_mask", "protocol.n_parts=1"]
+    run(tmp_path, *one_part)
+    runs = FinishedRuns(tmp_path, read_runs(tmp_path))
+    request = Request("main_results", runs, tmp_path / "table", one_part)
+    found = find(request, main_results.names, ["main_results", "one_label"])
+    assert [row.names["method"] for row in found.rows.rows] == ["copy_mask"]
+    (command,) = found.commands
+    assert "experiment=one_label" in command and "query_slices=full_volume" in command
+
+
+def test_scans_may_lie_in_a_folder_of_any_name(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "it's (1), b").symlink_to(root)
+    run(tmp_path, "dataset=phantom", rf"dataset.root='{tmp_path}/it\'s (1), b'", "method=copy_mask")
+    main_results.main([str(tmp_path), "--dataset", "phantom", "method=copy_mask"])
+    assert len(table(tmp_path / "main_results_phantom")) == 1
+
+
 def test_scans_of_ones_own_are_not_compared_with_papers(where: list[str], tmp_path: Path) -> None:
     named = [where[1], "dataset.name=chaos_mri", "method=copy_mask"]
     run(tmp_path, where[0], *named)
@@ -318,6 +347,13 @@ def test_two_runs_of_a_method_are_two_columns_of_the_qualitative_figure(
     assert list(frame)[3:] == names
 
 
+@pytest.mark.parametrize("module", [support_set_and_matching, scale_search])
+def test_a_method_without_the_stage_is_one_line(where: list[str], module, ask) -> None:
+    refused = ask(module.main, *where, "method=copy_mask")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "CopyMask" in refused.stderr and "method=augment_match_prompt" in refused.stderr
+
+
 def test_support_set_and_matching_is_drawn(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,6 +381,8 @@ def test_what_the_user_sets_is_swept_no_longer() -> None:
     assert chosen.base.identity == plain.base.identity
     words = shlex.split(chosen.command(chosen.runs, Path("a b")))
     assert words[-3:] == ["protocol.fold=[0,1]", "matcher=ssim", "results_dir=a b"]
+    words = shlex.split(chosen.command(chosen.runs, Path("it's (1), new")))
+    assert compose_jobs(words[5:], multirun=True)[0].cfg.results_dir == "it's (1), new"
 
 
 def test_latex_reads_every_character_as_text() -> None:
