@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import JustifyMethod
 from rich.progress import (
@@ -173,23 +174,24 @@ def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int
             together.setdefault(z, set()).update(slices)
     whole = {z: sorted(slices) for z, slices in together.items()}
     images = _images(method, whole)
-    if "extent" in method and method.extent.when == "whole_volume" and method.extent.place:
+    said = partial(OmegaConf.select, method)  # None in a method of one's own that has other parts
+    if said("extent.when") == "whole_volume" and said("extent.place"):
         images += beyond
-    if "zoom" in method:
-        looks = method.zoom.passes + bool(method.zoom.passes and method.zoom.doubt)
+    if passes := said("zoom.passes"):
+        looks = passes + bool(said("zoom.doubt"))
         images += looks * sum(_images(method, of) for of in served.values())
-    if "scale" in method and method.scale.scales:
-        few = sum(
-            min(method.scale.slices, sum(len(slices) for slices in of.values()))
-            for of in served.values()
-        )
-        images += few + (1 + len(method.scale.scales)) * len(whole)
+    if (scales := said("scale.scales")) and (most := said("scale.slices")):
+        few = sum(min(most, sum(len(slices) for slices in of.values())) for of in served.values())
+        images += few + (1 + len(scales)) * len(whole)
     return images
+
+
+COPYING = {"support_set", "memories", "matcher", "flip"}  # settings of a method that has copies
 
 
 def _images(method: DictConfig, served: Served) -> int:
     queries = len({query for slices in served.values() for query in slices})
-    if "support_set" not in method:
+    if COPYING - set(method):
         return queries + len(served)
     support_set = instantiate(method.support_set)
     sizes = {z: support_set.size(len(slices)) for z, slices in served.items()}

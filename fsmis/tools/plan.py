@@ -26,7 +26,7 @@ from fsmis.files import author
 from fsmis.methods import TrainingScans
 from fsmis.methods.trained.fold import TIMING, FoldTraining
 from fsmis.methods.trained.network import EpisodicNetwork
-from fsmis.methods.trained.training import EpisodicMethod, EpisodicTraining
+from fsmis.methods.trained.training import EpisodicTraining
 from fsmis.reporting.display import encoder_images
 from fsmis.run import Run
 from fsmis.runs.records import Cell, read_json
@@ -129,8 +129,8 @@ class Planner:
     def plan(self, job: Job) -> Plan:
         """What a run is going to do after those before it; UserError for bad settings or data."""
         run = Run(job.cfg, job.choices)
-        if "training" in run.cfg.method:  # from here on, its identity being known
-            self._stand_in(run.cfg.method.training)
+        if _target(run.cfg.method) == _dotted(EpisodicTraining):
+            self._stand_in(run.cfg.method.training)  # from here on, its identity being known
         folder = run.folder
         pending = [cell for cell in run.pending() if (str(folder.path), cell) not in self._planned]
         self._planned |= {(str(folder.path), cell) for cell in pending}
@@ -144,18 +144,19 @@ class Planner:
         return Plan(job.name, *counts, trainings, seconds, frozenset(hosts))
 
     def _stand_in(self, training: DictConfig) -> None:
-        training._target_ = f"{PlannedTraining.__module__}.{PlannedTraining.__qualname__}"
+        training._target_ = _dotted(PlannedTraining)
         if not self._measure:  # where plans are made, there may be no other device
             training.device = "cpu"
 
     def _trainings(self, run: Run, pending: Sequence[Cell]) -> list[PlannedFold]:
-        if "training" not in run.cfg.method:
+        if _target(run.cfg.method) != _dotted(PlannedTraining):
             return []
-        method = run.evaluation.build()
-        assert isinstance(method, EpisodicMethod) and isinstance(method.training, PlannedTraining)
+        training = getattr(run.evaluation.build(), "training", None)
+        if not isinstance(training, PlannedTraining):  # of a method of one's own, kept elsewhere
+            return []
         for fold in sorted({cell.fold for cell in pending}):
             run.evaluation.fit(fold)
-        folds = method.training.folds
+        folds = training.folds
         unplanned = [fold for path, fold in folds.items() if path not in self._trained]
         self._trained |= folds.keys()
         return unplanned
@@ -178,6 +179,16 @@ class Planner:
                 errors.print(f"scan {cell.query_scan} of fold {cell.fold} will fail: {error}")
                 self._served[key] = {}, 0
         return encoder_images(run.cfg.method, *self._served[key])
+
+
+def _target(method: DictConfig) -> str | None:
+    """Class of a method's training, which may be anything in a method of one's own."""
+    target: str | None = OmegaConf.select(method, "training._target_")
+    return target
+
+
+def _dotted(training: type) -> str:
+    return f"{training.__module__}.{training.__qualname__}"
 
 
 def _measured(run: Run, cell: Cell) -> float:

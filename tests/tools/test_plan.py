@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fsmis.data.nifti import read_volume, write_volume
+from fsmis.methods.registration import CopyMask
 from fsmis.reporting.display import encoder_images
 from fsmis.run import Run, execute
 from fsmis.runs.sweep import compose_jobs
@@ -121,6 +122,27 @@ def test_encoder_images_of_other_methods() -> None:
     for passes, doubt, looks in ((2, 0, 2), (2, 0.5, 3), (0, 0.5, 0)):
         zoomed = single | {"zoom": {"passes": passes, "doubt": doubt}}
         assert encoder_images(OmegaConf.create(zoomed), served) == 5 + looks * (3 + 2 + 2 + 1)
+
+
+class Own(CopyMask):
+    """A method with parts named like those of others."""
+
+    def __init__(self, segmenter, support_set, training, zoom) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("training", ["3", "{_target_:builtins.dict,steps:3}"])
+def test_a_method_of_ones_own_may_call_its_parts_as_it_likes(
+    data: Path, tmp_path: Path, training: str
+) -> None:
+    parts = {"segmenter": "tiny", "support_set": "{count:3}", "training": training, "zoom": "2.0"}
+    own = [f"method._target_={Own.__module__}.{Own.__qualname__}"]
+    own += [f"+method.{name}={value}" for name, value in parts.items()]
+    overrides = where(data, tmp_path, "method=copy_mask", *own)
+    (plan,) = planned(overrides, measure=True)
+    assert (plan.pending, plan.trainings) == (4, []) and plan.images > 0
+    (job,) = compose_jobs(overrides, False)
+    assert execute(job.cfg, job.choices) == 0
 
 
 def test_sweep_is_composed_as_hydra_does(data: Path, tmp_path: Path) -> None:
