@@ -13,6 +13,7 @@ from fsmis.data.protocol import Episode
 from fsmis.errors import ScanError, UserError
 from fsmis.methods import Method
 
+OF_FOLD = re.compile(r"fold[0-9]+_scan")  # how the name of a map of one fold begins
 OUTSIDE = -1  # in place of a label, where a map does not reach
 
 
@@ -20,8 +21,8 @@ class Predictions(Method):
     """A folder of NIfTI label maps, one for each query scan, such as nnU-Net's output.
 
     The name of a map ends with the id of its scan (``36.nii.gz``, ``case_036.nii``, as the
-    predictions of a run do); where a scan is queried in several folds, ``fold0_scan36.nii.gz`` is
-    that of the fold. A map may have any orientation, voxel size and field of view: each voxel of
+    predictions of a run do); ``fold0_scan36.nii.gz`` is that of fold 0 alone, made from its
+    support. A map may have any orientation, voxel size and field of view: each voxel of
     the scan takes the label of the map's voxel that is nearest in mm.
 
     Args:
@@ -72,17 +73,18 @@ class Predictions(Method):
         }
 
     def file_of(self, scan_id: str, fold: int) -> Path:
-        """The map of a scan.
+        """The map of a scan, that of the fold where there is one and never that of another.
 
         Raises:
             ScanError: there is none, or there are several.
         """
         of_fold = [path for path in self.files if _stem(path) == f"fold{fold}_scan{scan_id}"]
-        found = of_fold or [path for path in self.files if _is_of(_stem(path), scan_id)]
+        of_any = [path for path in self.files if not OF_FOLD.match(path.name)]
+        found = of_fold or [path for path in of_any if _is_of(_stem(path), scan_id)]
         if not found:
             raise ScanError(
-                f"{self.folder}: no label map of scan {scan_id}; add one whose name ends with the "
-                f"id, as {scan_id}.nii.gz"
+                f"{self.folder}: no label map of scan {scan_id} in fold {fold}; add one whose name "
+                f"ends with the id, as {scan_id}.nii.gz"
             )
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
