@@ -191,11 +191,11 @@ class Run:
         self.folder.fail(cell, "failed", reason)
 
     def _is_complete(self, cell: Cell) -> bool:
-        return (
-            self.folder.read(cell)["state"] == "done"
-            and (not self.cfg.save_predictions or self._prediction(cell).is_file())
-            and (self.cfg.figures != "all" or self._figure(cell).is_file())
-        )
+        record = self.folder.read(cell)
+        if record["state"] != "done":
+            return False
+        drawn = self.cfg.figures != "all" or not record["rows"] or self._figure(cell).is_file()
+        return drawn and (not self.cfg.save_predictions or self._prediction(cell).is_file())
 
     def _draw(self, cell: Cell, segmented: Segmented) -> None:
         title = f"{self.labels['dataset']}, {self.labels['method']}, {self.labels['protocol']}"

@@ -325,6 +325,17 @@ def test_organ_that_a_scan_lacks_is_left_out_and_said(data: Path, tmp_path: Path
     assert "LK" in set(scores[scores["query_scan"] == 2]["organ"])
 
 
+def test_a_scan_without_any_organ_has_no_figure_to_wait_for(data: Path, tmp_path: Path) -> None:
+    spoil(data / "label_2.nii.gz", np.zeros_like)
+    command = copy_mask(
+        data, tmp_path / "runs", "figures=all", "figure_slices=1", "protocol.fold=0"
+    )
+    assert run_here(command) == 0
+    before = cells(tmp_path)
+    assert run_here(command) == 0
+    assert cells(tmp_path) == before and len(before) == 2
+
+
 @pytest.mark.parametrize("method", ["copy_mask", "registration", "augment_match_prompt"])
 def test_single_odd_and_constant_slices(data: Path, tmp_path: Path, method: str) -> None:
     for path in data.iterdir():
