@@ -34,7 +34,7 @@ from fsmis.reporting import display, figures, tracking
 from fsmis.reporting.tables import write_summary
 from fsmis.runs.evaluation import Evaluation, Segmented
 from fsmis.runs.records import Cell, RunFolder, require_writable
-from fsmis.runs.sweep import killed_jobs, share
+from fsmis.runs.sweep import at_home, killed_jobs, share
 from fsmis.runs.variant import identity, news, provenance, variant_hash, weights_of
 from fsmis.settings import (
     RunSettings,
@@ -291,6 +291,7 @@ def command() -> None:
     """The command line: ``main``, and one line for what Hydra itself refuses."""
     print_help_and_exit(sys.argv[1:], "python -m fsmis run", "config")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors and does not print
+    sys.argv[1:] = map(at_home, sys.argv[1:])
     with command_line(), killed_jobs():
         main()
 

@@ -2,6 +2,7 @@
 
 import atexit
 import json
+import os
 import re
 import shutil
 import sys
@@ -180,6 +181,13 @@ def compose_jobs(overrides: list[str], multirun: bool) -> list[Job]:
         if not combinations:
             raise UserError("a sweep of no jobs: one of its lists of values is empty")
         return [_job(shared, combination) for combination in combinations]
+
+
+def at_home(word: str) -> str:
+    """``results_dir=~/runs`` with the path of the home folder, which a sweep of Hydra's would take
+    for a folder named ``~``; any other word of a command line as it is."""
+    key, _, value = word.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if key == "results_dir" else word
 
 
 def own_options(config_dir: Path | None) -> list[str]:
