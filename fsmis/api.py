@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose
 from hydra.utils import instantiate
 from nibabel.spatialimages import SpatialImage
-from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fsmis.data.dataset import require_percentiles
 from fsmis.data.geometry import CommonGrid
@@ -40,15 +38,7 @@ from fsmis.pipeline.whole_volume import (
     window_of,
 )
 from fsmis.reporting.findings import Found, doubts, found_in, notes_on_inputs
-from fsmis.settings import (
-    SegmentSettings,
-    composing,
-    converted,
-    limit_threads,
-    require_at_least,
-    require_known,
-    require_replacing,
-)
+from fsmis.settings import limit_threads, settings_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +111,7 @@ class VolumeSegmenter:
         settings: Sequence[str] = (),
     ) -> None:
         self.settings = settings_of(settings)
+        require_percentiles(self.settings.percentiles)
         limit_threads(self.settings.threads)
         images, masks = _listed(support_image), _listed(support_label)
         self._given = [*images, *masks]
@@ -183,10 +174,10 @@ class VolumeSegmenter:
         if output is not None:
             prepared.query.require_output(Path(output), self._given)
         answer = self.answer(prepared)
-        for note in answer.notes:
-            warnings.warn(note, stacklevel=2)
         if output is not None:
             answer.query.write(Path(output), answer.labels)
+        for note in answer.notes:
+            warnings.warn(note, stacklevel=2)
         return answer.query.in_kind(answer.labels)
 
     def prepare(self, query: Given, spacing: Sequence[float] | None = None) -> Prepared:
@@ -230,7 +221,8 @@ class VolumeSegmenter:
             ) from error
         labels = labels_on_query(masks, query.axial, grid)
         found = found_in(labels, query, self.labels, method.confidence)
-        notes = [*prepared.notes, *doubts(found, len(labels), self.settings.doubt_below)]
+        doubtful = doubts(found, len(labels), self.settings.doubt_below)
+        notes = [*prepared.notes, *(f"{query.name}: {doubt}" for doubt in doubtful)]
         if isinstance(method, PromptedMethod) and method.scale.found != 1:
             notes.append(
                 f"{query.name}: the support was taken at {method.scale.found:g} times its size, "
@@ -268,31 +260,6 @@ def segment_volume(
         settings=settings,
     )
     return segmenter.segment(query, spacing=spacing, output=output)
-
-
-def settings_of(overrides: Sequence[str]) -> DictConfig:
-    """The settings of ``conf/segment.yaml`` with the user's.
-
-    Raises:
-        UserError: one is none, or out of its range.
-    """
-    overrides = list(overrides)
-    with composing():
-        cfg = compose("segment", overrides=overrides, return_hydra_config=True)
-    choices = dict(cfg.hydra.runtime.choices)
-    with open_dict(cfg):
-        del cfg.hydra
-    cfg = converted(cfg, SegmentSettings)
-    require_known(cfg, SegmentSettings, choices)
-    require_replacing(overrides, cfg)
-    OmegaConf.resolve(cfg)
-    require_at_least(1, size=cfg.size, figure_slices=cfg.figure_slices)
-    if cfg.support_slices is not None:
-        require_at_least(1, support_slices=cfg.support_slices)
-    require_percentiles(cfg.percentiles)
-    if cfg.window is not None and (len(cfg.window) != 2 or not cfg.window[0] < cfg.window[1]):
-        raise UserError(f"window={cfg.window}: give the lowest and the highest intensity kept")
-    return cfg
 
 
 def _listed(given: Given | Sequence[Given]) -> list[Given]:

@@ -12,8 +12,8 @@ labelled slice stands. The work is that of ``fsmis.api``.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +22,26 @@ from rich.progress import Progress
 
 from fsmis.cli import SOME_FAILED, command_line, console, errors
 from fsmis.data.dicom import series_files
-from fsmis.data.volume import DICOM_SEG, NIFTI, require_other, require_there
+from fsmis.data.volume import (
+    DICOM_SEG,
+    NIFTI,
+    queries_in,
+    require_folder,
+    require_target,
+    require_there,
+)
 from fsmis.errors import UserError
 from fsmis.reporting.display import segmenting, time_left
-from fsmis.reporting.findings import SUMMARY, LabelledFolder, made_from, queries_in
+from fsmis.reporting.findings import SUMMARY, LabelledFolder, made_from
+from fsmis.settings import SegmentSettings
 from fsmis.source import source_hash
 
 if TYPE_CHECKING:
     from fsmis.api import Prepared, Segmentation, VolumeSegmenter
 
 FIGURES = (".png", ".pdf", ".svg")
-OF_OUTPUT = ("threads", "dicom_seg", "figure_slices", "doubt_below", "unlike")  # move no label
+# Settings that move no label, but for a device's rounding:
+OF_OUTPUT = ("device", "threads", "dicom_seg", "figure_slices", "doubt_below", "unlike")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,14 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require_there([*images, *masks, query])
         is_folder = query.is_dir() and not series_files(query)
         if is_folder:
-            _require_folder("--output", options.output, query)
+            require_folder("--output", options.output, query)
             if options.figure:
-                _require_folder("--figure", options.figure, query)
+                require_folder("--figure", options.figure, query)
         else:
             inputs = [*images, *masks, query]
-            _require_target("--output", options.output, (*NIFTI, DICOM_SEG), inputs)
+            require_target("--output", options.output, (*NIFTI, DICOM_SEG), inputs)
             if options.figure:
-                _require_target("--figure", options.figure, FIGURES, inputs)
+                require_target("--figure", options.figure, FIGURES, inputs)
         slices = options.support_slice or None
         if slices is not None and len(images) == 1:
             slices = [position for given in slices for position in given]
@@ -79,9 +88,9 @@ def _label_one(segmenter: VolumeSegmenter, query: Path, output: Path, figure: Pa
     with time_left() as bar:
         answer = _answer(segmenter, prepared, bar, f"segmenting {n_slices} slices")
     _say_notes(answer.notes[len(prepared.notes) :])
-    prepared.query.write(output, answer.labels)
     for found in answer.found:
         console.print(str(found))
+    prepared.query.write(output, answer.labels)
     console.print(output)
     if figure:
         _draw(figure, prepared, answer, segmenter)
@@ -92,7 +101,7 @@ def _label_folder(
     segmenter: VolumeSegmenter, supports: Sequence[Path], options: argparse.Namespace
 ) -> None:
     """Label the queries of a folder that are not finished, one output each, and sum them up."""
-    queries = queries_in(options.query, options.output)
+    queries = queries_in(options.query, [*supports, options.output])
     for folder in filter(None, (options.output, options.figure)):
         folder.mkdir(exist_ok=True)
     outputs = LabelledFolder.open(options.output)
@@ -102,10 +111,11 @@ def _label_folder(
     made = {name: made_from(identity, [path]) for name, path in queries.items()}
     state = {name: outputs.state(name, name + ending[name], made[name]) for name in queries}
     figures = {name: options.figure / f"{name}.png" for name in queries if options.figure}
+    undrawn = [name for name in figures if not figures[name].is_file()]
     pending = [
         name
         for name in queries
-        if state[name] != "finished" or (name in figures and not figures[name].is_file())
+        if state[name] in ("missing", "outdated") or (state[name] == "finished" and name in undrawn)
     ]
     _say_supports(segmenter)
     console.print(f"queries: {len(queries)} in {options.query}, {len(pending)} to label")
@@ -113,6 +123,11 @@ def _label_folder(
         errors.print(
             f"note: {', '.join(outdated)} are labelled anew: they were made from other supports, "
             "settings, code or files"
+        )
+    if changed := [name for name in queries if state[name] == "changed"]:
+        errors.print(
+            f"note: {', '.join(changed)} were changed since they were labelled, and stay; remove "
+            "them to label them anew"
         )
     failed = []
     with time_left() as bar:
@@ -125,14 +140,17 @@ def _label_folder(
                 answer = _answer(segmenter, prepared, bar, name)
                 if name in figures:
                     _draw(figures[name], prepared, answer, segmenter)
-                prepared.query.write(output, answer.labels)
+                empty = output.suffix == DICOM_SEG and not answer.labels.any()
+                if not empty:
+                    prepared.query.write(output, answer.labels)
             except UserError as error:
                 failed.append(name)
                 if state[name] != "finished":  # what is there stays
                     outputs.add_failed(name, made[name], str(error))
                 errors.print(f"{name} failed: {error}")
             else:
-                outputs.add(name, output.name, made[name], answer.found, answer.notes)
+                written = None if empty else output.name
+                outputs.add(name, written, made[name], answer.found, answer.notes)
                 console.print(f"{name}: {'; '.join(map(str, answer.found))}")
                 _say_notes(answer.notes)
             bar.advance(total)
@@ -167,8 +185,9 @@ def _identity(segmenter: VolumeSegmenter, supports: Sequence[Path]) -> str:
     from fsmis.runs.variant import method_identity  # slow to load, and not always used
 
     settings: Any = OmegaConf.to_container(segmenter.settings)
-    moving = {key: value for key, value in settings.items() if key not in (*OF_OUTPUT, "method")}
-    moving["method"] = method_identity(segmenter.settings)
+    known = [field.name for field in fields(SegmentSettings) if field.name not in OF_OUTPUT]
+    moving = {name: settings[name] for name in known}
+    moving["method"] = method_identity(segmenter.settings)  # groups count as far as it reads them
     slices = [[some.stored_position for some in of] for of in segmenter.slices]
     return made_from(f"{moving} {slices} {source_hash(type(segmenter))}", supports)
 
@@ -263,35 +282,6 @@ def _parser() -> argparse.ArgumentParser:
         "window=[-125,275] (HU, for an abdominal CT)",
     )
     return parser
-
-
-def _require_target(
-    option: str, path: Path, endings: tuple[str, ...], inputs: Sequence[Path]
-) -> None:
-    """Refuse, before any work, a file that cannot be written or is an input."""
-    if not path.name.endswith(endings):
-        raise UserError(f"{option} {path}: the name must end in {' or '.join(endings)}")
-    if not path.parent.is_dir() or path.is_dir():
-        problem = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
-        raise UserError(f"{option} {path}: {problem}; choose another name")
-    _require_writable(option, path.parent)
-    require_other(path, inputs)
-
-
-def _require_folder(option: str, path: Path, query: Path) -> None:
-    """Refuse, before any work, a folder that cannot be written or is that of the queries."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{option} {path}: is a file; {query} is a folder, so choose a folder")
-    if not path.exists() and not path.parent.is_dir():
-        raise UserError(f"{option} {path}: lies in a folder that does not exist; choose another")
-    _require_writable(option, path if path.exists() else path.parent)
-    if path.exists() and path.samefile(query):
-        raise UserError(f"{option} {path}: the queries are there; choose another folder")
-
-
-def _require_writable(option: str, folder: Path) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {folder}: the folder is not writable; choose another one")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, ValidationError
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigKeyError, InterpolationKeyError, ValidationError
 
 from fsmis.cli import CONF_DIR, chosen_by, did_you_mean, no_setting
 from fsmis.errors import UserError
@@ -147,6 +147,36 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         cfg = with_selected_organs(compose("config", overrides=list(overrides)))
     require_replacing(overrides, cfg)
     limit_threads(cfg.threads)
+    return cfg
+
+
+def settings_of(overrides: Sequence[str]) -> DictConfig:
+    """The settings of ``conf/segment.yaml`` with the user's.
+
+    Raises:
+        UserError: one is none, or out of its range.
+    """
+    overrides = list(overrides)
+    with composing():
+        cfg = compose("segment", overrides=overrides, return_hydra_config=True)
+    choices = dict(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg.hydra
+    cfg = converted(cfg, SegmentSettings)
+    require_known(cfg, SegmentSettings, choices)
+    require_replacing(overrides, cfg)
+    try:
+        OmegaConf.resolve(cfg)
+    except InterpolationKeyError as error:
+        raise UserError(
+            f"method={choices['method']}: works on the folds of a dataset (python -m fsmis run); "
+            "choose a method that is not trained"
+        ) from error
+    require_at_least(1, size=cfg.size, figure_slices=cfg.figure_slices)
+    if cfg.support_slices is not None:
+        require_at_least(1, support_slices=cfg.support_slices)
+    if cfg.window is not None and (len(cfg.window) != 2 or not cfg.window[0] < cfg.window[1]):
+        raise UserError(f"window={cfg.window}: give the lowest and the highest intensity kept")
     return cfg
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +26,7 @@ from tests.test_segment import (  # noqa: F401 (fixtures)
     main,
     query,
     read,
+    save,
     support,
 )
 
@@ -112,6 +114,23 @@ def test_an_output_is_written_beside(files):  # noqa: F811
         files["query"], files["image"], files["mask"], output=files["output"], settings=COPY
     )
     assert np.array_equal(read(files["output"]), np.asanyarray(labels.dataobj))
+
+
+def test_doubts_are_warnings_of_each_query_and_lose_nothing(files, query):  # noqa: F811
+    output, other = files["output"], files["query"].with_name("q2.nii.gz")
+    save(other, query[0], query[2])
+    segmenter = VolumeSegmenter(files["image"], files["mask"], settings=COPY)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for path in (files["query"], other):
+            segmenter.segment(path)
+    told = [text for some in caught if "end of the volume" in (text := str(some.message))]
+    assert [text.split(":")[0] for text in told] == [str(files["query"]), str(other)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning):
+            segmenter.segment(other, output=output)
+    assert output.is_file()
 
 
 def test_an_output_replaces_no_input(files):  # noqa: F811

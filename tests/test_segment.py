@@ -373,6 +373,8 @@ def refused(command: list[str], capsys) -> str:
         (["--support-slice", "-1"], "slices 0 to 7"),
         (["--figure", "preview.bmp"], "must end in"),
         (["method=nothing"], "registration"),
+        (["method=panet"], "method=panet: works on the folds of a dataset"),
+        (["method=predictions"], "choose a method that is not trained"),
         (["protocol.n_parts=3"], "protocol"),
         (["window=[5,5]"], "window"),
         (["not an override"], "not an override"),

@@ -14,10 +14,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from fsmis.api import VolumeSegmenter
 from fsmis.data.dicom import series_files
-from fsmis.data.volume import Volume
+from fsmis.data.volume import Volume, queries_in
 from fsmis.methods.registration import CopyMask
 from fsmis.pipeline.whole_volume import served
-from fsmis.reporting.findings import COLUMNS, queries_in
+from fsmis.reporting.findings import COLUMNS
 from fsmis.segment import _identity
 from tests.test_segment import (  # noqa: F401 (fixtures)
     COPY,
@@ -208,7 +208,36 @@ def test_outputs_among_the_queries_are_no_queries(files, query):  # noqa: F811
     for _ in range(2):
         main(arguments(files | within, COPY))
     assert set(summary(within)["query"]) == {"q"}
-    assert list(queries_in(within["query"], within["output"])) == ["q"]
+    assert list(queries_in(within["query"], [within["output"]])) == ["q"]
+
+
+def test_supports_among_the_queries_are_no_queries(many):
+    inside = many | {name: many["query"] / f"{name}.nii.gz" for name in ("image", "mask")}
+    for name in ("image", "mask"):
+        inside[name].write_bytes(many[name].read_bytes())
+    main(arguments(inside, COPY))
+    assert set(summary(many)["query"]) == set(NAMES)
+
+
+def test_what_was_corrected_by_hand_stays(many, capsys):
+    main(arguments(many, COPY))
+    corrected = many["output"] / "q2.nii.gz"
+    label = read(corrected)
+    save(corrected, np.where(label == 1, 2, label), nib.load(corrected).affine)
+    before = corrected.read_bytes()
+    main(arguments(many, COPY, "--support-slice", "2"))
+    said = capsys.readouterr().err
+    assert "q1, q10 are labelled anew" in said and "note: q2 were changed since" in said
+    assert corrected.read_bytes() == before
+    corrected.unlink()
+    main(arguments(many, COPY, "--support-slice", "2"))
+    assert corrected.read_bytes() != before
+
+
+def test_the_device_moves_no_label(many, capsys):
+    main(arguments(many, COPY, "device=cpu"))
+    main(arguments(many, COPY, "device=auto"))
+    assert "0 to label" in capsys.readouterr().out
 
 
 def test_slices_of_a_support_may_be_given_one_by_one(files, capsys):  # noqa: F811
@@ -341,6 +370,35 @@ def test_a_folder_of_series_answers_in_kind(files, query):  # noqa: F811
     assert names == {"anna.dcm", "berta.nii.gz", "summary.csv"}
 
 
+def test_nothing_found_is_an_answer_without_a_dicom_seg(files, query, capsys, monkeypatch):  # noqa: F811
+    pytest.importorskip("highdicom")
+    folder = files["query"].with_name("patients")
+    folder.mkdir()
+    write_series(folder / "anna", query[0], query[2])
+    many = files | {"query": folder, "output": folder.with_name("labels")}
+
+    def nothing(_, episode):
+        shape = episode.query.image.shape
+        return {organ: np.zeros(shape, bool) for organ in episode.organs}
+
+    monkeypatch.setattr(CopyMask, "segment", nothing)
+    for left in (1, 0):
+        main(arguments(many, COPY, "dicom_seg=true"))
+        assert f"{left} to label" in capsys.readouterr().out
+    assert {path.name for path in many["output"].iterdir()} == {"summary.csv"}
+    assert set(summary(many)["voxels"]) == {0}
+
+
+def test_rounding_in_the_header_mixes_no_series(files, query):  # noqa: F811
+    series = write_series(files["query"].with_name("series"), query[0], query[2])
+    for number, path in enumerate(sorted(series.glob("*.dcm"))):
+        head = pydicom.dcmread(path)
+        cosine = 0.8665 + (-1) ** number * 1e-6
+        head.ImageOrientationPatient = [cosine, 0.499182, 0, -0.499182, cosine, 0]
+        head.save_as(path)
+    assert Volume.read(series, "query").axial.pixels.size == query[0].size
+
+
 def test_a_folder_that_is_no_series_is_refused(files, tmp_path, capsys):  # noqa: F811
     command = arguments(files, COPY)
     command[command.index("--support-image") + 1] = str(tmp_path / "nothing")
@@ -354,11 +412,15 @@ def test_a_dicom_seg_is_for_dicom(files, capsys, monkeypatch):  # noqa: F811
     assert "DICOM query" in refused(arguments(files, COPY), capsys)
 
 
-def test_doubts_are_said(files, query, capsys):  # noqa: F811
+def test_doubts_are_said(files, support, query, capsys):  # noqa: F811
     main(arguments(files, COPY))
     said = capsys.readouterr().err
     assert "found up to the end of the volume (slice 0 or 7)" in said
     assert "another modality" not in said
+    save(files["image"], support[0][:, :, 3:4], support[2])  # one slice of the body against all
+    save(files["mask"], support[1][:, :, 3:4], support[2])
+    main(arguments(files, COPY))
+    assert "another modality" not in capsys.readouterr().err
     save(files["query"], query[0].max() - query[0], query[2])
     main(arguments(files, COPY))
     assert "another modality" in capsys.readouterr().err

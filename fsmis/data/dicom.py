@@ -19,7 +19,8 @@ PATIENT, FRAME = "0010|0020", "0020|0052"  # patient's id, frame of reference
 MODALITY, PHOTOMETRIC, PADDING = "0008|0060", "0028|0004", "0028|0120"
 INTERCEPT, SLOPE, RESCALE_TYPE = "0028|1052", "0028|1053", "0028|1054"
 BITS, SIGNED = "0028|0101", "0028|0103"
-SAME_MM = 0.01  # positions, sizes and cosines that differ by less are equal
+SAME_MM = 0.01  # positions that differ by less are equal
+SAME = 1e-3  # sizes in mm and cosines likewise
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -43,7 +44,7 @@ def read_series(
         raise UserError(f"{paths[0].parent}: one slice is no volume; copy the whole series")
     first = images[0]
     for path, image in zip(paths, images, strict=True):
-        if _plane(image) != _plane(first):
+        if not _same_plane(image, first):
             raise UserError(
                 f"{path}: {_plane(image)}, but {paths[0].name} {_plane(first)}; "
                 "two series are mixed (a localizer?), keep one"
@@ -131,6 +132,13 @@ def _read_slice(path: Path) -> sitk.Image:
     return image
 
 
+def _same_plane(image: sitk.Image, other: sitk.Image) -> bool:
+    numbers = [
+        [*some.GetSize(), *some.GetSpacing()[:2], *some.GetDirection()] for some in (image, other)
+    ]
+    return np.allclose(numbers[0], numbers[1], rtol=0, atol=SAME)
+
+
 def _plane(image: sitk.Image) -> str:
     columns, rows, _ = image.GetSize()
     x, y, _ = image.GetSpacing()
@@ -172,8 +180,11 @@ def series_files(folder: Path) -> list[Path]:
 
 
 def _has_preamble(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
 
 
 MAKER = "fsmis"  # as manufacturer, model and algorithm

@@ -9,6 +9,7 @@ CT_RANGE = (0, 255)  # of a CT's window after preparation
 STORAGE_MM = 1e-3  # geometry is stored in float32: what differs by less is the same
 AXES = {"columns": 2, "rows": 1, "slices": 0}  # of [Z, H, W]
 MM3_PER_ML = 1000
+CLEAR = 2.0  # outline contrast below which a label fits by chance
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Expectation:
             f"the label fits its image better with its {name} flipped (outline contrast "
             f"{flipped[name]:.2f}, as it is {fit:.2f}); look at it and prepare the scan again"
             for name in AXES
-            if flipped[name] > self.flip_margin * fit
+            if flipped[name] > max(CLEAR, self.flip_margin * fit)
         ]
 
 

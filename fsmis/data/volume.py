@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from fsmis.data.dicom import read_series, series_files, write_segmentation
 from fsmis.data.geometry import AxialVolume
 from fsmis.data.nifti import as_slices, load_image, nifti_of, voxels_of, write_volume
 from fsmis.errors import UserError
+from fsmis.files import counted
 
 Given = str | Path | SpatialImage | np.ndarray
 NIFTI = (".nii", ".nii.gz")
@@ -131,6 +133,36 @@ class Volume:
             write_volume(path, stored, self.axial.stored_affine, self.header)
 
 
+def queries_in(folder: Path, others: Sequence[Path] = ()) -> dict[str, Path]:
+    """The queries of a folder by name, in the order of the numbers in them: its NIfTI files, and
+    its subfolders that hold a DICOM series, but those of ``others``, as supports and outputs.
+
+    Raises:
+        UserError: there is none, or two have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):  # as macOS leaves beside each file
+            continue
+        if any(other.exists() and path.samefile(other) for other in others):
+            continue
+        is_series = path.is_dir() and bool(series_files(path))
+        if not is_series and not (path.is_file() and path.name.endswith(NIFTI)):
+            continue
+        name = path.name if is_series else path.name.removesuffix(".gz").removesuffix(".nii")
+        if name in found:
+            raise UserError(
+                f"{path}: its output would have the name of that of {found[name].name}; rename one"
+            )
+        found[name] = path
+    if not found:
+        raise UserError(
+            f"{folder}: no query in it; give a NIfTI file, a folder of them, a folder with a DICOM "
+            "series, or a folder of such folders"
+        )
+    return dict(sorted(found.items(), key=lambda item: counted(item[0])))
+
+
 def _is_path(given: object) -> TypeGuard[str | Path]:
     return isinstance(given, str | Path)
 
@@ -146,6 +178,35 @@ def require_other(path: Path, inputs: Sequence[str | Path]) -> None:
     """Refuse, with UserError, an output that is one of the inputs."""
     if path.exists() and any(Path(given).exists() and path.samefile(given) for given in inputs):
         raise UserError(f"{path}: this is an input; choose another name for the output")
+
+
+def require_target(
+    option: str, path: Path, endings: tuple[str, ...], inputs: Sequence[Path]
+) -> None:
+    """Refuse, before any work and with UserError, a file that cannot be written or is an input."""
+    if not path.name.endswith(endings):
+        raise UserError(f"{option} {path}: the name must end in {' or '.join(endings)}")
+    if not path.parent.is_dir() or path.is_dir():
+        problem = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
+        raise UserError(f"{option} {path}: {problem}; choose another name")
+    _require_writable(option, path.parent)
+    require_other(path, inputs)
+
+
+def require_folder(option: str, path: Path, query: Path) -> None:
+    """The same of a folder that cannot be written or is that of the queries."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{option} {path}: is a file; {query} is a folder, so choose a folder")
+    if not path.exists() and not path.parent.is_dir():
+        raise UserError(f"{option} {path}: lies in a folder that does not exist; choose another")
+    _require_writable(option, path if path.exists() else path.parent)
+    if path.exists() and path.samefile(query):
+        raise UserError(f"{option} {path}: the queries are there; choose another folder")
+
+
+def _require_writable(option: str, folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {folder}: the folder is not writable; choose another one")
 
 
 def _as_axial(name: str, pixels: np.ndarray, affine: np.ndarray) -> AxialVolume:

@@ -161,21 +161,18 @@ def _cut_off(episode: Episode, scale: float) -> bool:
 
 
 def scaled(episode: Episode, scale: float) -> Episode:
-    """The episode with its support slices enlarged about their centres, as though the support's
+    """The episode with all support slices enlarged about their centres, as though the support's
     spacing were this much larger than its header says."""
     if scale == 1:
         return episode
-    height, width = episode.support.image.shape[1:]
-    slices = episode.support_slices
-    middle = np.tile([height / 2, width / 2], (len(slices), 1))
+    slices, height, width = episode.support.image.shape
+    middle = np.tile([height / 2, width / 2], (slices, 1))
     crops = Crops(middle, np.array([height, width]) / scale, (height, width))
-    image = np.zeros_like(episode.support.image)
-    image[slices] = crops.cut(episode.support.image[slices], crops.shape)
     organs = {}
     for organ, task in episode.organs.items():
-        of_task = crops[np.searchsorted(slices, task.support_slices)]
-        masks = of_task.cut_masks(task.support_masks, crops.shape)
+        masks = crops[task.support_slices].cut_masks(task.support_masks, crops.shape)
         organs[organ] = replace(task, support_masks=masks)
+    image = crops.cut(episode.support.image, crops.shape)
     support = replace(episode.support, id=f"{episode.support.id} x{scale:g}", image=image)
     return replace(episode, support=support, organs=organs)
 

@@ -28,6 +28,7 @@ AROUND_MM = 20  # what lies as near to a label counts as its surroundings
 KEPT = (2, 98)  # percentiles of labels and surroundings that a window spans
 APART_HU = 250  # what differs from the labels by more, as lung and bone from organs, does not count
 PERCENTILES = (0.5, 99.5)  # of a volume, where histograms are compared
+PLACES = 8  # along a query, where its histogram is compared with that of fewer slices
 MARGIN = 0.1  # of the window's width, added at either end
 
 
@@ -69,18 +70,26 @@ def window_of(slices: Sequence[LabelledSlice]) -> tuple[float, float]:
     return float(np.floor(low - margin)), float(np.ceil(high + margin))
 
 
-def unlikeness(a: np.ndarray, b: np.ndarray) -> float:
+def unlikeness(support: np.ndarray, query: np.ndarray) -> float:
     """How far the grey values of two volumes' bodies lie apart, in [0, 1]: the Wasserstein distance
-    of their histograms, each volume scaled by itself.
+    of their histograms, each scaled by itself; of a query with more slices than the support, as
+    many as that has, where they are most alike.
 
-    Measured: at most 0.07 between two CTs or two T2 MRs, 0.3 between a CT and a T2 MR.
+    Measured with supports of one slice: at most 0.08 between two CTs or two T2 MRs, at least 0.15
+    between a CT and a T2 MR.
     """
-    quantiles = []
-    for pixels in (a, b):
-        scaled = scale_intensities(pixels, PERCENTILES)
-        body = scaled[scaled > threshold_otsu(scaled) / 2] if np.ptp(scaled) else scaled.ravel()
-        quantiles.append(np.quantile(body, np.linspace(0.01, 0.99, 99)))
-    return float(np.abs(quantiles[0] - quantiles[1]).mean())
+    count = min(len(support), len(query))
+    starts = np.unique(np.linspace(0, len(query) - count, PLACES).round().astype(int))
+    grey = _grey_values(support)
+    distances = [np.abs(grey - _grey_values(query[z : z + count])).mean() for z in starts]
+    return float(min(distances))
+
+
+def _grey_values(pixels: np.ndarray) -> np.ndarray:
+    """Quantiles of the body's."""
+    scaled = scale_intensities(pixels, PERCENTILES)
+    body = scaled[scaled > threshold_otsu(scaled) / 2] if np.ptp(scaled) else scaled.ravel()
+    return np.quantile(body, np.linspace(0.01, 0.99, 99))
 
 
 def pair(

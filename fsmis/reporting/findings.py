@@ -15,7 +15,7 @@ from scipy.ndimage import label
 from fsmis.data.dicom import series_files
 from fsmis.data.protocol import Episode
 from fsmis.data.verify import notes_on
-from fsmis.data.volume import NIFTI, Volume, require_other
+from fsmis.data.volume import Volume, require_other
 from fsmis.errors import UserError
 from fsmis.files import counted, sha256, write_atomic
 from fsmis.pipeline.whole_volume import unlikeness
@@ -155,38 +155,8 @@ SUMMARY = "summary.csv"
 COLUMNS: dict[str, Any] = {  # of the summary, and their types; slices count from the feet
     **{"query": str, "output": str, "label": "Int64", "voxels": "Int64", "ml": float},
     **{"first_slice": "Int64", "last_slice": "Int64", "confidence": float},
-    **{"notes": str, "made_from": str},
+    **{"notes": str, "made_from": str, "sha256": str},
 }
-
-
-def queries_in(folder: Path, outputs: Path | None = None) -> dict[str, Path]:
-    """The queries of a folder by name, in the order of the numbers in them: its NIfTI files, and
-    its subfolders that hold a DICOM series, but that of the outputs.
-
-    Raises:
-        UserError: there is none, or two have one name.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):  # as macOS leaves beside each file
-            continue
-        if outputs is not None and outputs.exists() and path.samefile(outputs):
-            continue
-        is_series = path.is_dir() and bool(series_files(path))
-        if not is_series and not (path.is_file() and path.name.endswith(NIFTI)):
-            continue
-        name = path.name if is_series else path.name.removesuffix(".gz").removesuffix(".nii")
-        if name in found:
-            raise UserError(
-                f"{path}: its output would have the name of that of {found[name].name}; rename one"
-            )
-        found[name] = path
-    if not found:
-        raise UserError(
-            f"{folder}: no query in it; give a NIfTI file, a folder of them, a folder with a DICOM "
-            "series, or a folder of such folders"
-        )
-    return dict(sorted(found.items(), key=lambda item: counted(item[0])))
 
 
 def made_from(settings: str, paths: Sequence[Path]) -> str:
@@ -207,7 +177,9 @@ def made_from(settings: str, paths: Sequence[Path]) -> str:
 class LabelledFolder:
     """Outputs with their summary, a row for each query and label.
 
-    An output is written before its rows, so rows stand for what is finished.
+    An output is written before its rows, so rows stand for what is finished. A row tells its
+    SHA-256, so that what somebody corrected since is known and stays; without an output, that there
+    was nothing to write (an empty DICOM-SEG).
 
     Attributes:
         path: the folder.
@@ -254,20 +226,29 @@ class LabelledFolder:
             self._write()
 
     def state(self, query: str, output: str, made: str) -> str:
-        """``finished``, ``missing``, or ``outdated``: made from something else."""
+        """``finished``, ``missing``, ``changed`` since it was written, or ``outdated``: made from
+        something else."""
         rows = self.rows.get(query, [])
-        if not rows or rows[0]["output"] != output or not (self.path / output).is_file():
+        if not rows or pd.isna(rows[0]["label"]):
             return "missing"
+        path = self.path / output
+        if not pd.isna(rows[0]["output"]):
+            if rows[0]["output"] != output or not path.is_file():
+                return "missing"
+            if rows[0]["sha256"] != sha256(path):
+                return "changed"
         return "finished" if rows[0]["made_from"] == made else "outdated"
 
     def add(
-        self, query: str, output: str, made: str, found: Sequence[Found], notes: Sequence[str]
+        self, query: str, output: str | None, made: str, found: Sequence[Found], notes: list[str]
     ) -> None:
-        """Replace the rows of a query whose output is written, and write the summary.
+        """Replace the rows of a query whose output is written, None where there is nothing to, and
+        write the summary.
 
         Raises:
             UserError: it cannot be written.
         """
+        digest = None if output is None else sha256(self.path / output)
         rows = []
         for some in found:
             first, last = some.slices or (None, None)
@@ -276,7 +257,7 @@ class LabelledFolder:
                     **{"query": query, "output": output, "label": some.label},
                     **{"voxels": some.voxels, "ml": round(some.ml, 3)},
                     **{"first_slice": first, "last_slice": last, "confidence": some.confidence},
-                    **{"notes": "; ".join(notes), "made_from": made},
+                    **{"notes": "; ".join(notes), "made_from": made, "sha256": digest},
                 }
             )
         self._replace(query, rows)

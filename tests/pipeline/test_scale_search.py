@@ -32,6 +32,13 @@ def test_scaled_support_slices_keep_their_middle(episode):
     assert scaled(episode, 1.0) is episode
 
 
+def test_all_slices_are_scaled_as_they_tell_the_place_along_the_body(episode):
+    whole = episode.support.image.copy()
+    whole[:] = episode.support.image[4]
+    larger = scaled(replace(episode, support=replace(episode.support, image=whole)), 1.5)
+    assert all(np.array_equal(image, larger.support.image[4]) for image in larger.support.image)
+
+
 def test_a_thin_organ_survives_a_smaller_scale(episode):
     line = np.zeros((1, *SHAPE), bool)
     line[0, 40, 30:60] = True
