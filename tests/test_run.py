@@ -359,12 +359,13 @@ def test_sweep_goes_on_after_a_bad_job(small_root: Path, tmp_path: Path) -> None
     assert len(cells(tmp_path)) == 4
 
 
-def test_results_of_a_sweep_may_lie_at_home(small_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["~/runs", "'~/runs'"])
+def test_results_of_a_sweep_may_lie_at_home(small_root: Path, tmp_path: Path, place: str) -> None:
     home, here = tmp_path / "home", tmp_path / "here"
     here.mkdir()
     environment = ENVIRONMENT | {"HOME": str(home), "PYTHONPATH": str(CONF_DIR.parent)}
     home.mkdir()
-    words = copy_mask(small_root, Path("~/runs"), "protocol.fold=0,1")
+    words = copy_mask(small_root, Path(place), "protocol.fold=0,1")
     done = run(*words, "-m", cwd=here, env=environment)
     assert done.returncode == 0, done.stderr
     assert not list(here.iterdir()) and len(cells(home / "runs")) == 4

@@ -184,10 +184,9 @@ def compose_jobs(overrides: list[str], multirun: bool) -> list[Job]:
 
 
 def at_home(word: str) -> str:
-    """``results_dir=~/runs`` with the path of the home folder, which a sweep of Hydra's would take
-    for a folder named ``~``; any other word of a command line as it is."""
-    key, _, value = word.partition("=")
-    return f"{key}={os.path.expanduser(value)}" if key == "results_dir" else word
+    """``results_dir=~/runs``, quoted or not, with the path of the home folder: Hydra refuses it, or
+    takes it for a folder named ``~``. Any other word of a command line stays as it is."""
+    return re.sub(r"^(results_dir=['\"]?)(~[^/]*)", lambda m: m[1] + os.path.expanduser(m[2]), word)
 
 
 def own_options(config_dir: Path | None) -> list[str]:
