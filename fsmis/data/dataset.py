@@ -87,6 +87,7 @@ class Dataset:
         organs: label id of every scored organ.
         scan_ids: ids of the scans, in the order of the numbers in them.
         fold_starts: positions in ``scan_ids`` at which the folds start, and the number of scans.
+        percentiles: of a volume; become 0 and 1.
         expected: what its scans have in common (``fsmis.data.verify`` checks it).
     """
 
@@ -112,7 +113,7 @@ class Dataset:
             unscored_labels: further label ids that may occur; not scored.
             label_values: prepared label id of every raw value that is accepted in place of it.
             label_tolerance: largest distance of a stored label value to a whole number.
-            percentiles: two percentiles of the volume that become 0 and 1.
+            percentiles: see the attributes; two.
             fold_starts: see the attributes; a number N cuts the scans that are there in N folds,
                 None in 5, or as many as there are scans where these are fewer.
             source: one sentence on where the data comes from and how it is prepared, for errors.
@@ -135,7 +136,7 @@ class Dataset:
         self._label_values = {int(raw): int(value) for raw, value in label_values.items()}
         self._require_label_ids()
         self._label_tolerance = label_tolerance
-        self._percentiles = tuple(percentiles)
+        self.percentiles = tuple(percentiles)
         self._source = source
         self.expected = expected or Expectation()
         self._images, self._labels = self._pairs()
@@ -149,7 +150,7 @@ class Dataset:
             UserError: see ``read``.
         """
         image, label, spacing, affine = self.read(scan_id)
-        return Scan(scan_id, scale_intensities(image, self._percentiles), label, spacing, affine)
+        return Scan(scan_id, scale_intensities(image, self.percentiles), label, spacing, affine)
 
     def read(
         self, scan_id: str
@@ -176,7 +177,7 @@ class Dataset:
             UserError: the image cannot be read.
         """
         image, spacing, affine = read_volume(self.files(scan_id)[0])
-        return Scan(scan_id, scale_intensities(image, self._percentiles), None, spacing, affine)
+        return Scan(scan_id, scale_intensities(image, self.percentiles), None, spacing, affine)
 
     def files(self, scan_id: str) -> tuple[Path, Path]:
         """Image and label file of a scan.

@@ -103,7 +103,7 @@ class TrainingScans:
             (scan_id, sha256(self._source.files(scan_id)[0]), self._kept(scan_id))
             for scan_id in self.scan_ids
         ]
-        read = [self._source._percentiles, known]
+        read = [self._source.percentiles, known]
         return hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
     def _load(self, scan_id: str) -> Scan:
