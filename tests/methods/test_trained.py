@@ -31,7 +31,7 @@ from fsmis.methods.trained import (
     predict,
 )
 from fsmis.methods.trained.episodes import EpisodeSource, Supervoxels
-from fsmis.methods.trained.fold import FoldTraining
+from fsmis.methods.trained.fold import FoldTraining, Schedule
 from fsmis.methods.trained.network import Encoder, EncoderSettings, is_foreground
 from fsmis.run import execute
 from fsmis.runs.evaluation import Evaluation
@@ -473,3 +473,13 @@ def test_segmenting_untrained_is_refused(root, tmp_path):
     method = instantiate(composed(root, tmp_path, "method=panet").method)
     with pytest.raises(UserError, match="trained"):
         method.segment(None)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.25, 1.0])
+def test_the_learning_rate_rises_then_falls_to_zero(warmup):
+    schedule = Schedule(20, 1, 1, 0.1, warmup, 0.0, 1.0)
+    rates = [schedule.rate(step) for step in range(20)]
+    peak = round(20 * warmup) - 1
+    assert rates == sorted(rates[: peak + 1]) + sorted(rates[peak + 1 :], reverse=True)
+    assert max(rates) == pytest.approx(0.1, rel=0.01) and all(rate >= 0 for rate in rates)
+    assert rates[-1] == pytest.approx(0.1 if warmup == 1 else 0, abs=1e-9)

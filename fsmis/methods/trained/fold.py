@@ -41,7 +41,7 @@ class Schedule:
 
     def rate(self, step: int) -> float:
         done = (step + 1) / self.steps
-        if done < self.warmup:
+        if done <= self.warmup:
             return self.learning_rate * done / self.warmup
         falling = (done - self.warmup) / (1 - self.warmup)
         return self.learning_rate * (1 + math.cos(math.pi * falling)) / 2
