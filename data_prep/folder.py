@@ -141,10 +141,10 @@ def _losses(raw: np.ndarray, resampled: np.ndarray, cropped: np.ndarray) -> list
             losses.append(
                 f"label {value} is too small for the prepared grid; choose a finer spacing"
             )
-        elif round(100 * (whole - kept) / whole) > 0:
+        elif percent := round(100 * (whole - kept) / whole):
             losses.append(
-                f"{100 * (whole - kept) / whole:.0f} % of label {value} lies outside the prepared "
-                "slices; choose a larger size or spacing"
+                f"{percent} % of label {value} lies outside the prepared slices; choose a larger "
+                "size or spacing"
             )
     return losses
 

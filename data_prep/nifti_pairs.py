@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fsmis.data.nifti import NIFTI
 from fsmis.errors import UserError
 
 
@@ -21,7 +22,7 @@ def nifti_files(root: Path) -> list[Path]:
             continue
         seen.add(real)
         below.sort()
-        files += [Path(folder, name) for name in names if name.endswith((".nii", ".nii.gz"))]
+        files += [Path(folder, name) for name in names if name.endswith(NIFTI)]
     return sorted(files)
 
 

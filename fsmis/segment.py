@@ -22,14 +22,8 @@ from rich.progress import Progress
 
 from fsmis.cli import SOME_FAILED, command_line, console, errors
 from fsmis.data.dicom import series_files
-from fsmis.data.volume import (
-    DICOM_SEG,
-    NIFTI,
-    queries_in,
-    require_folder,
-    require_target,
-    require_there,
-)
+from fsmis.data.nifti import NIFTI
+from fsmis.data.volume import DICOM_SEG, queries_in, require_folder, require_target, require_there
 from fsmis.errors import UserError
 from fsmis.reporting.display import segmenting, time_left
 from fsmis.reporting.findings import SUMMARY, LabelledFolder, made_from

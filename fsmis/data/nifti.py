@@ -16,6 +16,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from fsmis.errors import UserError
 from fsmis.files import write_atomic
 
+NIFTI = (".nii", ".nii.gz")
 GZIP_MAGIC = b"\x1f\x8b"
 # What a header says of where a volume lies.
 PLACE = (
@@ -157,7 +158,7 @@ def write_mask(path: Path | str, mask: np.ndarray, affine: np.ndarray) -> None:
 
 def _check_file(path: Path) -> None:
     """Refuse what nibabel would report in terms of bytes and codecs."""
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not path.name.endswith(NIFTI):
         raise UserError(f"{path}: the name must end in .nii or .nii.gz")
     try:
         with path.open("rb") as file:

@@ -92,6 +92,16 @@ class Episode:
         }
         return replace(self, organs=tasks, whole_volume=False)
 
+    def labelled_alone(self) -> Episode:
+        """The same episode with the labelled slices of its support and no others."""
+        labelled = self.support_slices
+        tasks = {
+            organ: replace(task, support_slices=np.searchsorted(labelled, task.support_slices))
+            for organ, task in self.organs.items()
+        }
+        support = replace(self.support, image=self.support.image[labelled])
+        return replace(self, support=support, organs=tasks)
+
     @property
     def support_slices(self) -> np.ndarray:
         """Positions in the support scan that are labelled for some organ, int, ascending."""

@@ -15,12 +15,11 @@ from nibabel.spatialimages import SpatialImage
 
 from fsmis.data.dicom import read_series, series_files, write_segmentation
 from fsmis.data.geometry import AxialVolume
-from fsmis.data.nifti import as_slices, load_image, nifti_of, voxels_of, write_volume
+from fsmis.data.nifti import NIFTI, as_slices, load_image, nifti_of, voxels_of, write_volume
 from fsmis.errors import UserError
 from fsmis.files import counted
 
 Given = str | Path | SpatialImage | np.ndarray
-NIFTI = (".nii", ".nii.gz")
 DICOM_SEG = ".dcm"
 GAP_TOLERANCE = 0.1  # by which a distance between the slices of a series may differ, relative
 

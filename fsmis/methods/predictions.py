@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import affine_transform
 
 from fsmis.data.dataset import Scan
-from fsmis.data.nifti import read_volume
+from fsmis.data.nifti import NIFTI, read_volume
 from fsmis.data.protocol import Episode
 from fsmis.errors import ScanError, UserError
 from fsmis.methods import Method
@@ -49,7 +49,7 @@ class Predictions(Method):
         if not folder.is_dir():
             raise UserError(f"predictions={predictions}: no such folder; give that of label maps")
         self.folder = folder
-        self.files = sorted(p for p in folder.iterdir() if p.name.endswith((".nii", ".nii.gz")))
+        self.files = sorted(p for p in folder.iterdir() if p.name.endswith(NIFTI))
         if not self.files:
             raise UserError(f"predictions={predictions}: no NIfTI file (.nii, .nii.gz) in it")
         self.labels = {organ: int(value) for organ, value in labels.items()}

@@ -120,7 +120,7 @@ class ScaleSearch:
         self.found = 1.0
         if not self.scales or not episode.organs:
             return episode
-        few = some_slices(episode, self.slices)
+        few = some_slices(episode, self.slices).labelled_alone()
         encoded = EncodedEpisode.encode(segmenter, few)
         scores = {1.0: _score(few, segmenter, encoded)}
         for scale in self.scales:

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fsmis.data.dataset import Dataset
+from fsmis.data.nifti import NIFTI
 from fsmis.files import now, sha256
 from fsmis.runs.evaluation import Evaluation
 from fsmis.runs.records import read_json
@@ -206,7 +207,7 @@ def _files(config: DictConfig) -> dict[str, tuple[str, str]]:
         if isinstance(value, str) and value:
             folder = Path(value).expanduser()
             if key in FOLDERS and folder.is_dir():
-                maps = [p for p in folder.iterdir() if p.name.endswith((".nii", ".nii.gz"))]
+                maps = [p for p in folder.iterdir() if p.name.endswith(NIFTI)]
                 files = {path.name: sha256(path) for path in maps if path.is_file()}
                 text = json.dumps(files, sort_keys=True)
                 found[key] = value, hashlib.sha256(text.encode()).hexdigest()

@@ -39,6 +39,17 @@ def test_all_slices_are_scaled_as_they_tell_the_place_along_the_body(episode):
     assert all(np.array_equal(image, larger.support.image[4]) for image in larger.support.image)
 
 
+def test_the_labelled_slices_alone_are_the_same_slices(episode):
+    alone = episode.labelled_alone()
+    assert len(alone.support.image) == len(episode.support_slices)
+    for organ, task in alone.organs.items():
+        before = episode.organs[organ]
+        assert np.array_equal(
+            alone.support.image[task.support_slices], episode.support.image[before.support_slices]
+        )
+        assert task.support_masks is before.support_masks
+
+
 def test_a_thin_organ_survives_a_smaller_scale(episode):
     line = np.zeros((1, *SHAPE), bool)
     line[0, 40, 30:60] = True
