@@ -102,13 +102,20 @@ def _label_folder(
     identity = _identity(segmenter, supports)
     ending = {name: _ending(path, segmenter) for name, path in queries.items()}
     outputs.claim((name + ending[name] for name in queries), supports)
-    made = {name: made_from(identity, [path]) for name, path in queries.items()}
-    state = {name: outputs.state(name, name + ending[name], made[name]) for name in queries}
+    made: dict[str, str] = {}
+    failed = []
+    for name, path in queries.items():
+        try:
+            made[name] = made_from(identity, [path])
+        except UserError as error:
+            failed.append(name)
+            errors.print(f"{name} failed: {error}")
+    state = {name: outputs.state(name, name + ending[name], made[name]) for name in made}
     figures = {name: options.figure / f"{name}.png" for name in queries if options.figure}
     undrawn = [name for name in figures if not figures[name].is_file()]
     pending = [
         name
-        for name in queries
+        for name in made
         if state[name] in ("missing", "outdated") or (state[name] == "finished" and name in undrawn)
     ]
     _say_supports(segmenter)
@@ -118,12 +125,11 @@ def _label_folder(
             f"note: {', '.join(outdated)} are labelled anew: they were made from other supports, "
             "settings, code or files"
         )
-    if changed := [name for name in queries if state[name] == "changed"]:
+    if changed := [name for name in made if state[name] == "changed"]:
         errors.print(
             f"note: {', '.join(changed)} were changed since they were labelled, and stay; remove "
             "them to label them anew"
         )
-    failed = []
     with time_left() as bar:
         total = bar.add_task("queries", total=len(queries), completed=len(queries) - len(pending))
         for name in pending:

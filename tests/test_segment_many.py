@@ -15,9 +15,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from fsmis.api import VolumeSegmenter
 from fsmis.data.dicom import series_files
 from fsmis.data.volume import Volume, queries_in
+from fsmis.errors import UserError
+from fsmis.files import sha256
 from fsmis.methods.registration import CopyMask
 from fsmis.pipeline.whole_volume import served
-from fsmis.reporting.findings import COLUMNS
+from fsmis.reporting.findings import COLUMNS, Found, LabelledFolder
 from fsmis.segment import _identity
 from tests.test_segment import (  # noqa: F401 (fixtures)
     COPY,
@@ -133,6 +135,35 @@ def test_a_damaged_query_stops_no_other_and_is_tried_again(many, capsys):
     main(arguments(many, COPY))
     assert set(times(many)) == {f"{name}.nii.gz" for name in NAMES}
     assert summary(many)["voxels"].notna().all()
+
+
+def test_an_unreadable_query_stops_no_other(many, capsys, monkeypatch):
+    def denied(path: Path) -> str:
+        if path.name == "q2.nii.gz" and path.parent == many["query"]:
+            raise UserError(f"{path}: permission denied")
+        return sha256(path)
+
+    monkeypatch.setattr("fsmis.reporting.findings.sha256", denied)  # root may read everything
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(many, COPY))
+    assert stop.value.code == 1
+    assert "q2 failed: " in capsys.readouterr().err
+    assert set(times(many)) == {"q1.nii.gz", "q10.nii.gz"}
+
+
+def test_rows_of_another_command_stay(many, monkeypatch):
+    """Another command labels a query of the folder while this one works."""
+    monkeypatch.setattr("fsmis.segment.queries_in", lambda *_: {"q1": many["query"] / "q1.nii.gz"})
+    segment = CopyMask.segment
+
+    def meanwhile(self, episode):
+        other = LabelledFolder.open(many["output"])
+        other.add("elsewhere", None, "0", [Found(1, 0, 0.0, None, None)], [])
+        return segment(self, episode)
+
+    monkeypatch.setattr(CopyMask, "segment", meanwhile)
+    main(arguments(many, COPY))
+    assert set(summary(many)["query"]) == {"q1", "elsewhere"}
 
 
 def test_killed_in_the_middle_it_resumes(many):

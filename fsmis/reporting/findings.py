@@ -267,7 +267,8 @@ class LabelledFolder:
         self._replace(query, [{"query": query, "notes": f"failed: {reason}", "made_from": made}])
 
     def _replace(self, query: str, rows: list[dict[str, Any]]) -> None:
-        self.rows[query] = rows
+        # Read anew, since another command may have added to it.
+        self.rows = LabelledFolder.open(self.path).rows | {query: rows}
         self._write()
 
     def _write(self) -> None:
