@@ -79,22 +79,24 @@ data-cmr:  ## how to get the cardiac scans (they need a login)
 
 # $(call prepare,module of data_prep,dataset)
 define prepare
-	$(if $(PHANTOM),$(PY) -m fsmis phantom --dataset $(1) --size 128 --out $(call raw,$(2)))
-	$(if $(call raw,$(2)),$(PY) -m data_prep.$(1) --raw "$(call raw,$(2))" --out $(call root,$(2)))
-	$(PY) -m data_prep.verify $(call root,$(2)) --dataset $(2) $(if $(PHANTOM),--subset)
+	$(if $(PHANTOM),$(PY) -m fsmis phantom --dataset $(1) --size 128 --out "$(call raw,$(2))")
+	$(if $(call raw,$(2)),$(PY) -m data_prep.$(1) --raw "$(call raw,$(2))" --out "$(call root,$(2))")
+	$(PY) -m data_prep.verify "$(call root,$(2))" --dataset $(2) $(if $(PHANTOM),--subset)
 endef
 # the same arguments
 define reproduce
 	$(call prepare,$(1),$(2))
-	$(PY) -m fsmis run -m dataset=$(2) dataset.root=$(call root,$(2)) results_dir=$(strip $(RESULTS)) \
+	$(PY) -m fsmis run -m dataset=$(2) dataset.root="$(call root,$(2))" results_dir="$(call home,$(RESULTS))" \
 	    $(if $(PHANTOM),dataset.fold_starts=2) method=copy_mask,registration,augment_match_prompt $(ARGS)
-	$(PY) -m fsmis run -m dataset=$(2) dataset.root=$(call root,$(2)) results_dir=$(strip $(RESULTS)) \
+	$(PY) -m fsmis run -m dataset=$(2) dataset.root="$(call root,$(2))" results_dir="$(call home,$(RESULTS))" \
 	    $(if $(PHANTOM),dataset.fold_starts=2) protocol.n_parts=1 \
 	    protocol.query_slices=organ_range,full_volume $(ARGS)
-	$(PY) -m fsmis report $(strip $(RESULTS))/$(2)
+	$(PY) -m fsmis report "$(call home,$(RESULTS))/$(2)"
 endef
-raw = $(if $(PHANTOM),results/demo/$(1)/raw,$(strip $(RAW)))
-root = $(if $(PHANTOM),results/demo/$(1)/prepared,$(or $(strip $(DATA)),data/$(1)))
+raw = $(if $(PHANTOM),results/demo/$(1)/raw,$(call home,$(RAW)))
+root = $(if $(PHANTOM),results/demo/$(1)/prepared,$(or $(call home,$(DATA)),data/$(1)))
+# paths are quoted below, where a shell leaves ~ as it is
+home = $(patsubst ~/%,$(HOME)/%,$(strip $(1)))
 
 reproduce-chaos: setup  ## all folds of CHAOS-MRI, the method beside its floors: DATA=, RAW=, ARGS=
 	$(call reproduce,chaos,chaos_mri)
@@ -108,13 +110,13 @@ reproduce-cmr: setup  ## the same for CMR
 baselines: setup  ## every method on one dataset beside published rows, two at a time: DATASET=, DATA=, RAW=, ARGS=
 	$(call prepare,$(firstword $(subst _, ,$(NAME))),$(NAME))
 	$(PY) -m fsmis run -m experiment=main_results hydra/launcher=joblib dataset=$(NAME) \
-	    dataset.root=$(call root,$(NAME)) results_dir=$(strip $(RESULTS)) \
+	    dataset.root="$(call root,$(NAME))" results_dir="$(call home,$(RESULTS))" \
 	    $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
 	$(PY) -m fsmis run -m experiment=one_label hydra/launcher=joblib dataset=$(NAME) \
-	    dataset.root=$(call root,$(NAME)) results_dir=$(strip $(RESULTS)) \
+	    dataset.root="$(call root,$(NAME))" results_dir="$(call home,$(RESULTS))" \
 	    $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
-	$(PY) -m experiments.main_results $(strip $(RESULTS)) --dataset $(NAME) \
-	    dataset.root=$(call root,$(NAME)) $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
-	$(PY) -m fsmis report $(strip $(RESULTS))/$(NAME)
+	$(PY) -m experiments.main_results "$(call home,$(RESULTS))" --dataset $(NAME) \
+	    dataset.root="$(call root,$(NAME))" $(if $(PHANTOM),dataset.fold_starts=2) $(ARGS)
+	$(PY) -m fsmis report "$(call home,$(RESULTS))/$(NAME)"
 
 reproduce-all: reproduce-chaos reproduce-synapse reproduce-cmr  ## all three, from data/

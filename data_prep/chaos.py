@@ -18,6 +18,7 @@ from fsmis.data.dicom import read_series
 from fsmis.data.expectation import in_plane_gradient, outline_contrast
 from fsmis.data.geometry import AxialVolume
 from fsmis.errors import UserError
+from fsmis.files import walked
 
 SERIES, DICOM, GROUND = "T2SPIR", "DICOM_anon", "Ground"
 
@@ -50,7 +51,7 @@ class Chaos(Source):
 
     def find(self, root: Path) -> dict[str, tuple[Path, ...]]:
         folders: dict[str, Path] = {}
-        for folder in sorted(root.rglob(SERIES)):
+        for folder in (folder for folder, _ in walked(root) if folder.name == SERIES):
             name = folder.parent.name
             if not name.isdecimal() or not _files(folder):  # macOS leaves such folders
                 continue
@@ -164,7 +165,8 @@ def _files(folder: Path) -> tuple[Path, ...]:
     return tuple(
         path
         for name, suffix in kinds.items()
-        for path in sorted((folder / name).rglob("*"))
+        for below, files in walked(folder / name)
+        for path in map(below.joinpath, files)
         if path.suffix.lower() == suffix and not path.name.startswith(".")
     )
 

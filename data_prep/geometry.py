@@ -5,10 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 
+MOST_VOXELS = 4096  # along an axis
+
 
 def grid_size(shape: Sequence[int], old_mm: Sequence[float], new_mm: Sequence[float]) -> list[int]:
-    """Voxels after resampling along each axis, as the field's public preparation counts them."""
-    return [int(n * old / new + 1) for n, old, new in zip(shape, old_mm, new_mm, strict=True)]
+    """Voxels after resampling along each axis, as the field's public preparation counts them.
+
+    Raises:
+        ValueError: more than any scanner makes.
+    """
+    sizes = [int(n * old / new + 1) for n, old, new in zip(shape, old_mm, new_mm, strict=True)]
+    if max(sizes) > MOST_VOXELS:
+        mm = ", ".join(f"{size:g}" for size in old_mm)
+        raise ValueError(f"voxels of {mm} mm (z, y, x) give {max(sizes)} along an axis")
+    return sizes
 
 
 def resample(

@@ -1,6 +1,5 @@
 """Raw scans that are one NIfTI file each, with a label file beside or in another folder."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,21 +8,13 @@ import numpy as np
 
 from fsmis.data.nifti import NIFTI
 from fsmis.errors import UserError
+from fsmis.files import walked
 
 
 def nifti_files(root: Path) -> list[Path]:
     """Sorted NIfTI files anywhere below a folder, in folders that are links too."""
-    files: list[Path] = []
-    seen: set[str] = set()
-    for folder, below, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above, or one linked twice
-            below.clear()
-            continue
-        seen.add(real)
-        below.sort()
-        files += [Path(folder, name) for name in names if name.endswith(NIFTI)]
-    return sorted(files)
+    files = (folder / name for folder, names in walked(root) for name in names)
+    return sorted(path for path in files if path.name.endswith(NIFTI))
 
 
 def find_pairs(

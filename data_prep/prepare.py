@@ -142,7 +142,13 @@ def prepare_scan(task: Task) -> dict[str, Any] | None:
         paths = [task.out / name for name in task.before["files"]]
         if task.before["files"] == {path.name: sha256(path) for path in paths if path.is_file()}:
             return None
-    scan = task.source.prepare(task.files)
+    try:
+        scan = task.source.prepare(task.files)
+    except (RuntimeError, ValueError, MemoryError) as error:  # as SimpleITK and NumPy raise them
+        reason = (str(error) or "out of memory").splitlines()[-1]
+        raise UserError(
+            f"{task.files[0]}: cannot be prepared ({reason}); check its size and voxel size"
+        ) from error
     try:
         write_volume(image_path, scan.image, scan.affine)
         write_mask(label_path, scan.label, scan.affine)

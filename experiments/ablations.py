@@ -38,17 +38,19 @@ RANGE_NOTE = "*: partial. Range: highest less lowest mean of the complete runs o
 
 
 def methods_by_protocol(rows: Rows) -> pd.DataFrame:
-    """Mean Dice as text, a row for each protocol and their range last, a column for each method."""
+    """Mean Dice as text, a row for each protocol, and what else is swept, and their range last, a
+    column for each method."""
     frame = rows.frame.assign(partial=[row.run.partial for row in rows.rows])
     star = frame["partial"].map({True: "*", False: ""})
     frame["text"] = frame[MEAN].map("{:.2f}".format) + star
     methods = list(dict.fromkeys(frame["method"]))
-    protocol = list(HEADERS.values())
+    swept = [name for name in rows.rows[0].names if name not in (*HEADERS.values(), "method")]
+    protocol = [*HEADERS.values(), *swept]
     table = frame.pivot_table("text", protocol, "method", aggfunc="first", sort=False)
     complete = frame[~frame["partial"]].groupby("method")[MEAN].agg(["min", "max", "count"])
     several = complete[complete["count"] > 1]
     spread = (several["max"] - several["min"]).map("{:.2f}".format)
-    table.loc[("range", "", ""), :] = spread
+    table.loc[("range", *[""] * (len(protocol) - 1)), :] = spread
     return table[methods].fillna("–").rename_axis(columns=None).reset_index()
 
 
@@ -63,10 +65,15 @@ OWN = "sam2_mini"  # SAM2's architecture, trained by this project
 
 
 def version_and_size(run: PlannedRun) -> dict[str, str]:
-    """Version and size of a run's segmenter, from the name of its configuration."""
+    """Version and size of a run's segmenter, from the name of its configuration; of one that is
+    not SAM2's, its name."""
     segmenter = run.values["segmenter"]
-    version, size = segmenter.split("_", maxsplit=1)
-    return {"version": "ours" if segmenter == OWN else VERSIONS[version], "size": size}
+    version, _, size = segmenter.partition("_")
+    if segmenter == OWN:
+        return {"version": "ours", "size": size}
+    if version not in VERSIONS:
+        return {"version": segmenter, "size": "–"}
+    return {"version": VERSIONS[version], "size": size}
 
 
 @dataclass(frozen=True)

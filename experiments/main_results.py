@@ -19,7 +19,7 @@ from fsmis.cli import command_line
 from fsmis.methods.predictions import Predictions
 from fsmis.reporting.beside import TO_PAPER, data_of, is_comparable
 from fsmis.reporting.charts import dots
-from fsmis.reporting.paper_rows import PlannedRun, Row, Rows, best
+from fsmis.reporting.paper_rows import Experiment, PlannedRun, Row, Rows, best
 from fsmis.reporting.paper_table import Found, Request, find, presented, requested, write
 from fsmis.reporting.published import (
     CONFIRMED,
@@ -31,7 +31,9 @@ from fsmis.reporting.published import (
     select,
 )
 from fsmis.reporting.tables import MEAN, PAIRED, shown
+from fsmis.runs.evaluation import Evaluation
 from fsmis.settings import TARGET
+from fsmis.source import source_hash
 
 SETTING = "1"  # of published rows, what training-free methods are compared with
 LEFT_OUT = ["protocol", "covered", "median", "patients", PAIRED]  # the CSV file has them
@@ -95,18 +97,25 @@ def names(run: PlannedRun) -> dict[str, str]:
 
 
 def imported(request: Request, found: Found) -> Found:
-    """With a row for each name and protocol of label maps that were made elsewhere."""
-    first = found.rows.rows[0]
+    """With a row for each name and protocol of label maps that were made elsewhere, of the same
+    organs and folds."""
+    first, asked = found.rows.rows[0], Experiment(request.name, request.overrides).base
     groups = defaultdict(list)
     for run in request.runs.runs:
         made = run.plan["identity"]["method"].get(TARGET)
-        if made == Predictions.__name__ and run.plan["dataset"] == first.run.plan["dataset"]:
-            groups[run.method, run.plan["protocol"]].append(run)
+        same = all(run.plan[key] == first.run.plan[key] for key in ("dataset", "organs"))
+        if made == Predictions.__name__ and same:
+            groups[run.method, run.plan["protocol"]].append(run.of(asked.fold))
     others = dict.fromkeys(first.names, "")
+    classes = [asked.identity[part][TARGET] for part in ("protocol", "dataset")]
+    code = {name: asked.identity["code"][name] for name in (Evaluation.__name__, *classes)}
+    code[Predictions.__name__] = source_hash(Predictions)
     rows = [
-        Row({**others, "method": f"{method}, imported"}, fullest)
+        Row(
+            {**others, "method": f"{method}, imported"}, full, full.plan["identity"]["code"] == code
+        )
         for (method, _), runs in groups.items()
-        if (fullest := best(runs)) is not None
+        if (full := best(runs)) is not None
     ]
     return replace(found, rows=replace(found.rows, rows=[*found.rows.rows, *rows]))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -135,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs, missing = {}, []
         for planned in experiment.runs:
             run = request.runs.find(planned)
-            if run is None or not all(prediction(run, c).is_file() for c in run.plan["cells"]):
+            cells = [] if run is None else run.cells(planned.fold)
+            if run is None or not all(prediction(run, cell).is_file() for cell in cells):
                 missing.append(planned)
             if run is not None and any((run.folder.path / "predictions").glob("*.nii.gz")):
                 runs[name_of(planned)] = run
@@ -147,9 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         of_base = [name for name, run in runs.items() if run.method == experiment.base.method]
         studied = next(iter([*of_base, *runs]))
         # of a run in a bundle the scans lie elsewhere here
-        roots = [word for word in request.overrides if word.startswith("dataset.root=")]
         config = runs[studied].config
-        config.merge_with_dotlist(roots[-1:])
+        for override in OverridesParser.create().parse_overrides(request.overrides):
+            if override.key_or_group == "dataset.root":
+                config.dataset.root = override.value()
         dataset: Dataset = instantiate(config.dataset)
         cells = answered_by_all(list(runs.values()))
         chosen = extremes(runs[studied], cells)

@@ -21,6 +21,7 @@ import numpy as np
 from hydra.utils import instantiate
 from nibabel.spatialimages import SpatialImage
 
+from fsmis.cli import user_errors
 from fsmis.data.dataset import require_percentiles
 from fsmis.data.geometry import CommonGrid
 from fsmis.data.labelled_slice import LabelledSlice, labelled_slices
@@ -120,7 +121,12 @@ class VolumeSegmenter:
                 f"{len(images)} support images with {len(masks)} masks; give a mask for each image"
             )
         wanted: Any = support_slice
-        if len(images) == 1 or wanted is None:
+        if isinstance(wanted, np.ndarray):
+            wanted = wanted.tolist()
+        for_each = isinstance(wanted, Sequence) and all(
+            isinstance(some, Sequence | np.ndarray | None) for some in wanted
+        )
+        if wanted is None or (len(images) == 1 and not for_each):
             wanted = [wanted] * len(images)
         if not isinstance(wanted, Sequence) or len(wanted) != len(images):
             raise UserError(
@@ -139,8 +145,10 @@ class VolumeSegmenter:
 
     @cached_property
     def method(self) -> Method:
-        """Built when it is first asked for."""
-        method: Method = instantiate(self.settings.method)
+        """Built when it is first asked for; UserError where its settings or weights cannot be
+        used."""
+        with user_errors():
+            method: Method = instantiate(self.settings.method)
         return method
 
     @cached_property

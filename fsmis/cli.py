@@ -48,6 +48,18 @@ def command_line() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGINT) from None
 
 
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise UserError, as a command line would print it, in place of Hydra's errors."""
+    try:
+        yield
+    except Exception as error:
+        message = _for_user(error)
+        if message is None or isinstance(error, UserError):
+            raise
+        raise UserError(message) from error
+
+
 class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived; no ``except Exception`` may swallow it."""
 
@@ -88,6 +100,12 @@ def _for_user(error: Exception) -> str | None:
         return _line(cause)
     if isinstance(error, OverrideParseException):
         return f"{_line(error)}; quote a value with spaces, commas or =, as in \"key='a b'\""
+    if lost := NOT_FOUND.search(str(error)):
+        reason: BaseException = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        found = f"{lost[1]}: cannot be imported ({_line(reason)})"
+        return f"{found}; is PYTHONPATH the folder of your own files?"
     if isinstance(error, HydraException | GrammarParseError | InterpolationResolutionError):
         return _line(explained(str(error)))
     return None
@@ -99,6 +117,7 @@ def _line(error: object) -> str:
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 CONFIGS = ("config", "segment")  # whose settings a command line may name
+NOT_FOUND = re.compile(r"^Error locating target '([^']+)'")
 NO_SETTING = re.compile(r"Could not override '([^'@]+)'")
 NO_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 PLACED = re.compile(r"^  - /(\w+)@(\w+):", re.MULTILINE)

@@ -89,14 +89,28 @@ def counted(name: str) -> list[tuple[int, str]]:
     return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts if part]
 
 
-def require_name(key: str, name: Any) -> str:
+def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder from ``root`` downwards with the names of its files, in the order of their
+    names; folders that are links too, each once."""
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above, or one linked twice
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        yield Path(folder), sorted(names)
+
+
+def require_name(key: str, name: Any, longest: int = LONGEST) -> str:
     """Return a name that is safe as part of a path; ``key`` is its setting, for the message.
 
     Raises UserError unless it is text of letters, digits, spaces and a few signs, and not too long.
     """
-    if not isinstance(name, str) or len(name) > LONGEST or NAME.fullmatch(name) is None:
+    if not isinstance(name, str) or len(name) > longest or NAME.fullmatch(name) is None:
         raise UserError(
-            f"{key}={name!r}: it names files and folders; use up to {LONGEST} letters, digits, "
+            f"{key}={name!r}: it names files and folders; use up to {longest} letters, digits, "
             "spaces and . , _ + ( ) = -, with a letter or digit at either end"
         )
     return name

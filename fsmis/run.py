@@ -239,11 +239,9 @@ def execute(cfg: DictConfig, choices: dict[str, str]) -> int:
         if cell is not None:
             run.folder.fail(cell, "interrupted", str(signal))
             run.folder.rebuild()
-        done = len(run.folder.done(run.requested))
-        display.errors.print(
-            f"interrupted by {signal}: {done}/{len(run.requested)} scans are done and kept, "
-            "the same command resumes"
-        )
+        done = f"{len(run.folder.done(run.requested))}/{len(run.requested)} scans are done and kept"
+        again = f"the same command {'begins anew (force=true)' if run.cfg.force else 'resumes'}"
+        display.errors.print(f"interrupted by {signal}: {done}, {again}")
         raise SystemExit(signal.exit_code) from None
     if pending:
         run.end()

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, InterpolationKeyError, ValidationError
 
-from fsmis.cli import CONF_DIR, chosen_by, did_you_mean, no_setting
+from fsmis.cli import CONF_DIR, chosen_by, did_you_mean, no_setting, user_errors
 from fsmis.errors import UserError
 
 
@@ -157,7 +157,7 @@ def settings_of(overrides: Sequence[str]) -> DictConfig:
         UserError: one is none, or out of its range.
     """
     overrides = list(overrides)
-    with composing():
+    with user_errors(), composing():
         cfg = compose("segment", overrides=overrides, return_hydra_config=True)
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
@@ -170,7 +170,7 @@ def settings_of(overrides: Sequence[str]) -> DictConfig:
     except InterpolationKeyError as error:
         raise UserError(
             f"method={choices['method']}: works on the folds of a dataset (python -m fsmis run); "
-            "choose a method that is not trained"
+            "choose another method"
         ) from error
     require_at_least(1, size=cfg.size, figure_slices=cfg.figure_slices)
     if cfg.support_slices is not None:

@@ -17,13 +17,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import open_dict
 
-from fsmis.cli import CONF_DIR
+from fsmis.cli import CONF_DIR, user_errors
 from fsmis.data.nifti import read_volume, write_volume
+from fsmis.errors import UserError
 from fsmis.methods.registration import CopyMask
 from fsmis.run import execute
 from fsmis.runs.records import COLUMNS
+from fsmis.runs.sweep import at_home, compose_jobs, own_options, quoted
 from tests.gated import stopped_at_gate
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -34,7 +37,7 @@ FILES = ["figures=worst", "worst_figures=1", "save_predictions=true"]
 def small_root(phantom_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The phantom's scans, every fourth pixel of every second slice; read only."""
     root = tmp_path_factory.mktemp("small")
-    for path in phantom_root.iterdir():
+    for path in phantom_root.glob("*.nii.gz"):
         array, _, affine = read_volume(path)
         write_volume(root / path.name, array[::2, ::4, ::4], affine @ np.diag([4, 4, 2, 1]))
     return root
@@ -390,3 +393,38 @@ def test_empty_slices_are_said(data, tmp_path, capsys):
     assert run_here(copy_mask(data, tmp_path / "runs")) == 0
     said = capsys.readouterr().err.replace("\n", " ")
     assert "note: scan 1: 2 of " in said and "slices are empty" in said
+
+
+@pytest.mark.parametrize(
+    ("word", "path"),
+    [
+        ("dataset.root=~/x", "dataset.root=HOME/x"),
+        ("results_dir='~/x y'", "results_dir='HOME/x y'"),
+        ("predictions=~", "predictions=HOME"),
+        ("~dataset.organs", "~dataset.organs"),
+        ("key=~nobody/x", "key=~nobody/x"),
+        ("key=a~b", "key=a~b"),
+    ],
+)
+def test_home_may_be_short(word: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert at_home(word) == path.replace("HOME", "/home/me")
+
+
+@pytest.mark.parametrize("path", ["/a b/c.d", "/josé", "/it's (1), b", "C:\\x", "/a=b&c"])
+def test_any_path_is_read_as_it_is(path: str) -> None:
+    (job,) = compose_jobs([f"results_dir={quoted(path)}"], multirun=False)
+    assert job.cfg.results_dir == path
+
+
+def test_options_of_ones_own_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "mine (é), it's"
+    (folder / "matcher").mkdir(parents=True)
+    (folder / "matcher" / "own.yaml").write_text("_target_: mine.Own\n")
+    (job,) = compose_jobs([*own_options(folder), "matcher=own"], multirun=False)
+    assert job.cfg.method.matcher._target_ == "mine.Own"
+
+
+def test_a_class_that_cannot_be_imported_says_why() -> None:
+    with pytest.raises(UserError, match="No module named 'nowhere'"), user_errors():
+        instantiate({"_target_": "nowhere.Thr"})

@@ -374,7 +374,7 @@ def refused(command: list[str], capsys) -> str:
         (["--figure", "preview.bmp"], "must end in"),
         (["method=nothing"], "registration"),
         (["method=panet"], "method=panet: works on the folds of a dataset"),
-        (["method=predictions"], "choose a method that is not trained"),
+        (["method=predictions"], "choose another method"),
         (["protocol.n_parts=3"], "protocol"),
         (["window=[5,5]"], "window"),
         (["not an override"], "not an override"),

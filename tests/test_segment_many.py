@@ -389,6 +389,15 @@ def test_dicom_in_and_dicom_seg_out(files, support, query, blank):  # noqa: F811
         assert seg.StudyInstanceUID == heads[0].StudyInstanceUID
 
 
+@pytest.mark.parametrize("name", ["3.dcm", "labels.dcm", "labels.nii.gz"])
+def test_no_output_among_the_slices_of_a_series(files, query, capsys, name):  # noqa: F811
+    series = write_series(files["query"].with_name("series"), query[0], query[2])
+    before = {path.name: path.read_bytes() for path in series.iterdir()}
+    given = arguments(files | {"query": series, "output": series / name}, COPY)
+    assert "lies in the folder of a DICOM series" in refused(given, capsys)
+    assert {path.name: path.read_bytes() for path in series.iterdir()} == before
+
+
 def test_a_folder_of_series_answers_in_kind(files, query):  # noqa: F811
     pytest.importorskip("highdicom")
     folder = files["query"].with_name("patients")

@@ -49,11 +49,15 @@ def read_series(
                 f"{path}: {_plane(image)}, but {paths[0].name} {_plane(first)}; "
                 "two series are mixed (a localizer?), keep one"
             )
-        for tag, name in ((PATIENT, "patient"), (FRAME, "frame of reference")):
-            if _text(image, tag) != _text(first, tag):
+    for tag, name in ((PATIENT, "patient"), (FRAME, "frame of reference")):
+        known = [_text(image, tag) for image in images]
+        if len(set(known)) == len(known):  # anonymised file by file, each slice has its own
+            continue
+        for path, value in zip(paths, known, strict=True):
+            if value != known[0]:
                 raise UserError(
-                    f"{path}: {name} {_text(image, tag)}, but {paths[0].name} {_text(first, tag)}; "
-                    "two scans are mixed, keep one"
+                    f"{path}: {name} {value}, but {paths[0].name} {known[0]}; two scans are mixed, "
+                    "keep one"
                 )
     direction = np.array(first.GetDirection()).reshape(3, 3)
     positions = np.array([image.GetOrigin() for image in images])

@@ -101,11 +101,11 @@ class Volume:
         """Refuse, before any work, a file that labels of this volume cannot be written to.
 
         Raises:
-            UserError: it is the volume itself or another input; its name ends otherwise than in
-                ``.nii``, ``.nii.gz`` or ``.dcm``, the last for a volume that is no DICOM series, or
-                without ``highdicom``.
+            UserError: it is the volume itself or another input, or lies among the files of a DICOM
+                series; its name ends otherwise than in ``.nii``, ``.nii.gz`` or ``.dcm``, the last
+                for a volume that is no DICOM series, or without ``highdicom``.
         """
-        require_other(path, [given for given in (self.given, *inputs) if _is_path(given)])
+        require_other(path, [file for given in (self.given, *inputs) for file in _file_of(given)])
         if path.suffix == DICOM_SEG and not self.slices:
             raise UserError(
                 f"{path}: a DICOM-SEG refers to the slices of a DICOM query, and {self.name} is "
@@ -166,6 +166,14 @@ def _is_path(given: object) -> TypeGuard[str | Path]:
     return isinstance(given, str | Path)
 
 
+def _file_of(given: Given) -> list[str | Path]:
+    """The file or folder that a volume was read from, if any."""
+    if _is_path(given):
+        return [given]
+    name = given.get_filename() if isinstance(given, SpatialImage) else None
+    return [] if name is None else [name]
+
+
 def require_there(paths: Sequence[Path]) -> None:
     """Refuse, with UserError, a path that leads nowhere."""
     for path in paths:
@@ -174,9 +182,15 @@ def require_there(paths: Sequence[Path]) -> None:
 
 
 def require_other(path: Path, inputs: Sequence[str | Path]) -> None:
-    """Refuse, with UserError, an output that is one of the inputs."""
-    if path.exists() and any(Path(given).exists() and path.samefile(given) for given in inputs):
-        raise UserError(f"{path}: this is an input; choose another name for the output")
+    """Refuse, with UserError, an output that is one of the inputs, or among the files of one."""
+    for given in filter(Path.exists, map(Path, inputs)):
+        if path.exists() and path.samefile(given):
+            raise UserError(f"{path}: this is an input; choose another name for the output")
+        if path.parent.is_dir() and path.parent.samefile(given):
+            raise UserError(
+                f"{path}: lies in the folder of a DICOM series that is an input; choose another "
+                "folder for the output"
+            )
 
 
 def require_target(

@@ -75,9 +75,10 @@ class TrainingScans:
     Neither the fold's query scans nor its support scan are included, as in the public code of
     SSL-ALPNet, ADNet and Q-Net. In setting 1 no label file is opened. In setting 2 (Ouyang et al.,
     ECCV 2020, section 4.1) slices that contain an organ under test are left out, and labels are
-    read only for that. The literature tests one group of organs at a time, liver and spleen or
-    both kidneys; here these are separate runs, as with ``organs=[RK,LK]``. Other settings raise
-    UserError.
+    read only for that; each run of successive slices that are left comes as a scan of its own, so
+    that neighbours are neighbours. The literature tests one group of organs at a time, liver and
+    spleen or both kidneys; here these are separate runs, as with ``organs=[RK,LK]``. Other settings
+    raise UserError.
     """
 
     def __init__(self, dataset: Dataset, split: Split, setting: int) -> None:
@@ -92,9 +93,13 @@ class TrainingScans:
 
     def __iter__(self) -> Iterator[Scan]:
         for scan_id in self.scan_ids:
-            scan = self._load(scan_id)
-            if len(scan.image):
+            scan, kept = self._source.load_image(scan_id), self._kept(scan_id)
+            if kept is None:
                 yield scan
+                continue
+            first_of_runs = np.flatnonzero(np.diff(kept) > 1) + 1
+            for run in filter(len, np.split(np.array(kept, int), first_of_runs)):
+                yield replace(scan, image=scan.image[run])
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over what is read: the contents of the image files, the percentiles that
@@ -105,11 +110,6 @@ class TrainingScans:
         ]
         read = [self._source.percentiles, known]
         return hashlib.sha256(json.dumps(read).encode()).hexdigest()
-
-    def _load(self, scan_id: str) -> Scan:
-        scan = self._source.load_image(scan_id)
-        kept = self._kept(scan_id)
-        return scan if kept is None else replace(scan, image=scan.image[kept])
 
     def _kept(self, scan_id: str) -> list[int] | None:
         if self._setting == 1:

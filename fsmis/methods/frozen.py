@@ -152,7 +152,10 @@ class UniverSeg(Method):
         masks = {}
         for organ, task in episode.organs.items():
             images = self._pixels(episode.support.image[task.support_slices])[None]
-            labels = (self._pixels(task.support_masks) >= 0.5).float()[None]
+            labels = self._pixels(task.support_masks)[None]
+            # At 0.5 a mask of a pixel or two would vanish.
+            threshold = labels.amax((-2, -1), keepdim=True).clamp(1e-6, 0.5)
+            labels = (labels >= threshold).float()
             found = []
             for slices in batches(task.query_slices, self.batch_size):
                 support = (part.expand(len(slices), -1, -1, -1, -1) for part in (images, labels))

@@ -173,4 +173,7 @@ class CopyMask(Method):
 
 
 def _fitted(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    return mask if mask.shape == size else resize(mask, size, order=0)
+    if mask.shape == size:
+        return mask
+    soft = resize(mask.astype(np.float32), size, order=1, anti_aliasing=True)
+    return soft >= np.clip(soft.max(), 1e-6, 0.5)  # of a thin one something stays

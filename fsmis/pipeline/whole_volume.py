@@ -88,7 +88,7 @@ def unlikeness(support: np.ndarray, query: np.ndarray) -> float:
 def _grey_values(pixels: np.ndarray) -> np.ndarray:
     """Quantiles of the body's."""
     scaled = scale_intensities(pixels, PERCENTILES)
-    body = scaled[scaled > threshold_otsu(scaled) / 2] if np.ptp(scaled) else scaled.ravel()
+    body = scaled[scaled > threshold_otsu(scaled.ravel()) / 2] if np.ptp(scaled) else scaled.ravel()
     return np.quantile(body, np.linspace(0.01, 0.99, 99))
 
 

@@ -34,6 +34,7 @@ TEXTS = re.compile(
 IMAGES = re.compile(r"(figures|training)/[^/]+\.png|predictions/[^/]+\.nii\.gz")
 NEEDED = {"plan.json", "scores.csv"}
 MOST_FILES = 100_000
+LONGEST_FILE = 255  # characters of a file's name, which holds an id of up to 100
 MOST_BYTES = 2**31  # of all files together, unpacked
 MOST_BYTES_OF_A_FILE = 2**28
 MOST_PIXELS = 10**8  # of a picture
@@ -165,7 +166,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if kind not in (0, 8) or name != "/".join(parts) or {"..", ".", "/"} & set(parts):
             raise ValueError(f"{name!r} is no plain file below the bundle")
         for part in parts:
-            require_name("file", part)
+            require_name("file", part, LONGEST_FILE)
         if name in members:
             raise ValueError(f"{name!r} is in it twice")
         members[name] = member

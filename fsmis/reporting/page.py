@@ -18,7 +18,7 @@ from fsmis.files import now, write_atomic
 from fsmis.reporting.comparison import paired_tests
 from fsmis.reporting.page_plots import charts
 from fsmis.reporting.page_tables import published, results
-from fsmis.reporting.runs import StoredRun, labels
+from fsmis.reporting.runs import StoredRun, best_first, labels
 from fsmis.reporting.statistics import ranked
 from fsmis.runs.records import Cell
 from fsmis.source import code_version
@@ -136,13 +136,13 @@ class Cases:
 def cases(
     frame: pd.DataFrame, names: pd.Series, runs: list[StoredRun], n_cases: int
 ) -> list[Cases]:
-    """For each dataset, protocol and method the run of the highest mean, and its extreme scans.
+    """For each dataset, protocol and method the best run (see ``best_first``), its extreme scans.
 
     ``n_cases`` worst and as many best ones are taken, fewer where there are not twice as many.
     """
-    leading = frame.dropna(subset=["mean"]).groupby(["dataset", "protocol", "method"], sort=False)
+    leading = frame.loc[best_first(frame, runs)].drop_duplicates(["dataset", "protocol", "method"])
     found = []
-    for index in leading["mean"].idxmax():
+    for index in frame.index[frame.index.isin(leading.index)]:
         run = runs[index]
         ascending = ranked(run.scores).index
         n_shown = min(n_cases, (len(ascending) + 1) // 2)

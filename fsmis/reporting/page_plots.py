@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 
 from fsmis.reporting import figures
 from fsmis.reporting.charts import lines, swept
-from fsmis.reporting.runs import StoredRun, labels, organs_of
+from fsmis.reporting.runs import StoredRun, best_first, labels, organs_of
 
 INK = "#010203"  # stands for the colour of the page's text
 DOT, MEDIAN = figures.PALETTE[:2]
@@ -56,7 +56,7 @@ def charts(
     """
     scored = frame.dropna(subset=["mean"])
     by_dataset = {
-        str(dataset): every.loc[every.index.isin(every["mean"].nlargest(n_charted).index)]
+        str(dataset): every.loc[every.index.isin(best_first(every, runs)[:n_charted])]
         for dataset, every in scored.groupby("dataset", sort=False)
     }
     indices = [index for few in by_dataset.values() for index in few.index]

@@ -7,7 +7,6 @@ its dataset, is shown and never compared.
 """
 
 import json
-import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,16 @@ import pandas as pd
 
 from fsmis.reporting.runs import Fold, StoredRun
 from fsmis.reporting.statistics import METHOD, Difference, describe, holm
-from fsmis.reporting.tables import PAIRED, POOLED, POOLED_NOTE, summarise
-from fsmis.runs.sweep import Job, compose_jobs
+from fsmis.reporting.tables import MEAN, PAIRED, POOLED, POOLED_NOTE, summarise
+from fsmis.runs.sweep import Job, compose_jobs, quoted
 from fsmis.runs.variant import configured
 from fsmis.settings import named
 
-PLAIN = re.compile(r"[\w./ -]+")  # of which Hydra reads nothing else than text
+# The columns of ``Rows.frame`` that are no names and no organs.
+COLUMNS = (
+    *("protocol", MEAN, POOLED, "sd", "median", "low", "high", "patients", "difference", "p"),
+    *("covered", "variant"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,7 @@ class Experiment:
                 values.setdefault(key, {})[value] = None
         swept = [f"{key}={','.join(found)}" for key, found in values.items()]
         words = [*self._shared, *more, *swept]
-        words.append(f"results_dir={_quoted(str(results))}")
+        words.append(f"results_dir={quoted(str(results))}")
         return shlex.join(["python", "-m", "fsmis", "run", "-m", *words])
 
 
@@ -112,12 +115,7 @@ class FinishedRuns:
     def data_root(self, dataset: str) -> list[str]:
         """``["dataset.root=..."]`` as runs of a dataset have it; empty where there are none."""
         of_dataset = [run for run in self.runs if run.plan["dataset"] == dataset]
-        return [f"dataset.root={_quoted(of_dataset[0].config.dataset.root)}"] if of_dataset else []
-
-
-def _quoted(value: str) -> str:
-    """A path as the value of an override, such as ``'scans (1), new'``."""
-    return value if PLAIN.fullmatch(value) else "'" + value.replace("'", r"\'") + "'"
+        return [f"dataset.root={quoted(of_dataset[0].config.dataset.root)}"] if of_dataset else []
 
 
 def best(runs: Iterable[StoredRun]) -> StoredRun | None:

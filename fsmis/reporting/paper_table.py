@@ -15,9 +15,16 @@ from fsmis.errors import UserError
 from fsmis.files import require_name, write_atomic, write_figure
 from fsmis.reporting import display
 from fsmis.reporting.bundles import folder_of, opened
-from fsmis.reporting.paper_rows import Experiment, FinishedRuns, PlannedRun, Row, Rows
+from fsmis.reporting.paper_rows import (
+    COLUMNS,
+    Experiment,
+    FinishedRuns,
+    PlannedRun,
+    Row,
+    Rows,
+)
 from fsmis.reporting.tables import PAIRED, latex, markdown, shown
-from fsmis.runs.sweep import own_options
+from fsmis.runs.sweep import at_home, own_options
 
 NONE: Mapping[str, str] = MappingProxyType({})
 DPI = 200
@@ -86,8 +93,9 @@ def requested(
     parser.add_argument("--config-dir", type=Path, help="options of your own, as for fsmis run")
     options = parser.parse_intermixed_args(arguments)
     require_name("--dataset", options.dataset)
-    overrides = [word for word in options.words if "=" in word]
-    sources = [Path(word) for word in options.words if "=" not in word]
+    words = [at_home(word) for word in options.words]
+    sources = [Path(word) for word in words if "=" not in word or Path(word).exists()]
+    overrides = [word for word in words if Path(word) not in sources]
     if not sources:
         parser.error("name a folder of runs, such as results/runs, or a bundle")
     with opened(sources, or_none=True) as found:
@@ -139,10 +147,16 @@ def swept(headers: Mapping[str, str]) -> Names:
     """Label a run by its values of what is swept, under these headers, or else by its method."""
 
     def names(run: PlannedRun) -> dict[str, str]:
-        values = {headers.get(key, key.split(".")[-1]): value for key, value in run.values.items()}
+        values = {headers.get(key) or _header(key): value for key, value in run.values.items()}
         return values or {"method": run.method}
 
     return names
+
+
+def _header(key: str) -> str:
+    """The last part of a key, or all of it where a column of ``Rows.frame`` is called so."""
+    last = key.split(".")[-1]
+    return key if last in COLUMNS else last
 
 
 def write(

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from fsmis.errors import UserError
 from fsmis.reporting.statistics import by_scan, describe
 from fsmis.reporting.tables import MEAN, POOLED, completeness, is_partial, summarise
-from fsmis.runs.records import RunFolder
+from fsmis.runs.records import Cell, RunFolder
 
 Fold = int | list[int] | str  # ``protocol.fold``: a number, several, or ``all``
 
@@ -65,8 +65,11 @@ class StoredRun:
 
     def has(self, fold: Fold) -> bool:
         """Whether all scans that ``protocol.fold`` selects are done."""
-        cells = [cell for cell in self.plan["cells"] if _selects(fold, cell.fold)]
-        return set(self.folder.states(cells, self.scores)) == {"done"}
+        return set(self.folder.states(self.cells(fold), self.scores)) == {"done"}
+
+    def cells(self, fold: Fold) -> list[Cell]:
+        """The planned scans of the folds that ``protocol.fold`` selects."""
+        return [cell for cell in self.plan["cells"] if _selects(fold, cell.fold)]
 
     def of(self, fold: Fold) -> "StoredRun":
         """The same run with only the scores of the folds that ``protocol.fold`` selects."""
@@ -92,7 +95,7 @@ def read_runs(folder: Path | str) -> list[StoredRun]:
 
 def stored_runs(folder: Path) -> list[StoredRun]:
     """``read_runs`` of a folder that may hold none yet."""
-    folders = [RunFolder(path.parent) for path in sorted(folder.rglob("plan.json"))]
+    folders = RunFolder.below(folder)
     return [StoredRun(run, run.plan(), run.scores()) for run in folders]
 
 
@@ -115,8 +118,11 @@ def tabulate(runs: list[StoredRun]) -> tuple[pd.DataFrame, list[str], list[str]]
     (see ``tables.pooled``); number of scored ``scans``; ``covered`` (see ``tables.completeness``);
     ``variant``.
     """
+    organs = organs_of(runs)
+    taken = {*LABELS, *SUMMARY, *organs}  # which a method's own setting may be called
     differing = [
-        {name: _plain(value) for name, value in settings.items()} for settings in told_apart(runs)
+        {f"method.{n}" if n in taken else n: _plain(value) for n, value in settings.items()}
+        for settings in told_apart(runs)
     ]
     rows: dict[int, dict[Any, Any]] = {}
     for index, (run, own) in enumerate(zip(runs, differing, strict=True)):
@@ -131,13 +137,23 @@ def tabulate(runs: list[StoredRun]) -> tuple[pd.DataFrame, list[str], list[str]]
             | {"covered": run.covered, "variant": run.plan["variant"]}
         )
     settings = list(dict.fromkeys(name for names in differing for name in names))
-    organs = organs_of(runs)
     order = sorted(rows, key=lambda i: [_order(rows[i].get(name)) for name in LABELS + settings])
     # settings of any type stay what they are, 8 does not become 8.0 beside a run without it
     columns = LABELS + settings + organs + SUMMARY
     frame = pd.DataFrame([rows[i] for i in order], order, columns, dtype=object)
     numbers = [*organs, "mean", "low", "high", "sd", POOLED]
     return frame.astype(dict.fromkeys(numbers, float) | {"scans": int}), settings, organs
+
+
+def best_first(frame: pd.DataFrame, runs: Sequence[StoredRun]) -> pd.Index:
+    """The rows of ``tabulate`` with a mean: complete runs first, of these those of the most organs,
+    of these the highest mean."""
+    scored = frame.dropna(subset=["mean"])
+    keys = ["whole", "organs", "mean"]
+    whole = [not runs[i].partial for i in scored.index]
+    organs = [len(runs[i].plan["organs"]) for i in scored.index]
+    ranked = pd.DataFrame(dict(zip(keys, (whole, organs, scored["mean"]), strict=True)))
+    return ranked.sort_values(keys, ascending=False, kind="stable").index
 
 
 def organs_of(runs: Iterable[StoredRun]) -> list[str]:

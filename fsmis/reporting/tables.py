@@ -176,6 +176,7 @@ LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "±": r"$\pm$", "†": r"$\dagger$"}
+    | {"≠": r"$\neq$", "✓": r"$\surd$"}
 )
 NUMBER = re.compile(r"[-+–<\[\d]")  # how a number, an interval or a dash begins
 

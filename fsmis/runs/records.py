@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from fsmis.errors import UserError
-from fsmis.files import LONGEST, author, require_name, write_atomic
+from fsmis.files import LONGEST, author, require_name, walked, write_atomic
 from fsmis.runs.cell_record import CHECKSUM, LATER, ROW, TEXT, record_problem, sealed, value_problem
 
 COLUMNS = list(ROW)
@@ -61,6 +61,12 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @classmethod
+    def below(cls, folder: Path) -> list["RunFolder"]:
+        """Every run below a folder, in folders that are links too, sorted by path."""
+        found = [path for path, names in walked(folder) if "plan.json" in names]
+        return [cls(path) for path in sorted(found)]
 
     def write(self, name: str, text: str) -> Path:
         """Write one of the run's files, whole or not at all; returns its path."""

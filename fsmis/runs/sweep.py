@@ -186,12 +186,24 @@ def compose_jobs(overrides: list[str], multirun: bool) -> list[Job]:
 def at_home(word: str) -> str:
     """``results_dir=~/runs``, quoted or not, with the path of the home folder: Hydra refuses it, or
     takes it for a folder named ``~``. Any other word of a command line stays as it is."""
-    return re.sub(r"^(results_dir=['\"]?)(~[^/]*)", lambda m: m[1] + os.path.expanduser(m[2]), word)
+    value = r"^([\w.@/+]+=['\"]?)(~[^/'\"]*)(?=/|['\"]?$)"
+    return re.sub(value, lambda m: m[1] + os.path.expanduser(m[2]), word)
+
+
+PLAIN = re.compile(r"[\w./ -]+", re.ASCII)  # of which Hydra reads nothing else than text
+
+
+def quoted(value: str) -> str:
+    """A path as the value of an override, such as ``'scans (1), new'``."""
+    return value if PLAIN.fullmatch(value) else "'" + value.replace("'", r"\'") + "'"
 
 
 def own_options(config_dir: Path | None) -> list[str]:
     """The override that adds a user's folder of options, as ``--config-dir`` of fsmis run does."""
-    return [f"hydra.searchpath=[file://{config_dir.absolute()}]"] if config_dir else []
+    if config_dir is None:
+        return []
+    path = str(config_dir.absolute())
+    return [f"hydra.searchpath=[{quoted(f'file://{path}')}]"]
 
 
 def sweeps(overrides: Iterable[str]) -> list[str]:

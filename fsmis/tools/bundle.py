@@ -22,6 +22,7 @@ from fsmis.reporting.bundles import (
     INDEX,
     MOST_BYTES,
     MOST_BYTES_OF_A_FILE,
+    MOST_FILES,
     SCHEMA,
     TEXTS,
     opened,
@@ -72,6 +73,8 @@ def bundle(runs: Sequence[StoredRun], images: bool) -> bytes:
             raise UserError(f"{run.folder.path}: {name} is there twice; give one of them")
         names.append(name)
         files |= {f"{name}/{path}": content for path, content in files_of(run, images).items()}
+    if len(files) > MOST_FILES:
+        raise UserError(f"{len(files)} files, a bundle has {MOST_FILES} at most; bundle fewer runs")
     size = sum(map(len, files.values()))
     if size > MOST_BYTES:
         raise UserError(f"{size} bytes, a bundle has {MOST_BYTES} at most; bundle fewer runs")

@@ -7,6 +7,7 @@ shape and brightness of every tissue, in smooth deformation, noise and bias fiel
 """
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from fsmis.cli import CONF_DIR, command_line
 from fsmis.data.nifti import write_mask, write_volume
 from fsmis.errors import UserError
+from fsmis.files import write_atomic
 from fsmis.tools.phantom_anatomy import ABDOMEN, CARDIAC, CT, mr_patient, paint
 
 __all__ = ["SIZE", "generate", "write_phantom"]
@@ -45,7 +47,7 @@ def write_phantom(out: Path | str, kind: str = "abdomen", scans: int = 4, seed: 
     """Write ``image_<id>.nii.gz`` and ``label_<id>.nii.gz`` for the ids 1 to ``scans`` to ``out``.
 
     A heart is read with ``dataset=cmr dataset.root=DIR dataset.fold_starts=2``. Raises UserError
-    where ``out`` cannot be written or holds other scans, or a number is too low.
+    where ``out`` cannot be written or holds anything else, or a number is too low.
     """
     if scans < 1:
         raise UserError(f"--scans={scans}: choose 1 or more (a benchmark needs 2)")
@@ -53,12 +55,7 @@ def write_phantom(out: Path | str, kind: str = "abdomen", scans: int = 4, seed: 
         raise UserError(f"--seed={seed}: choose 0 or more")
     out = Path(out)
     files = [(out / f"image_{i}.nii.gz", out / f"label_{i}.nii.gz") for i in range(1, scans + 1)]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be made ({error.strerror}); choose another --out"
-        ) from error
+    _claim(out, kind, scans, seed)
     foreign = set(out.glob("image_*.nii*")) - {image for image, _ in files}
     if foreign:
         raise UserError(f"{min(foreign)}: not of this phantom; choose an empty folder for --out")
@@ -66,6 +63,28 @@ def write_phantom(out: Path | str, kind: str = "abdomen", scans: int = 4, seed: 
         image, label, affine = generate(kind, seed, scan)
         write_volume(image_path, image, affine)
         write_mask(label_path, label, affine)
+
+
+MARK = "phantom.json"  # beside generated scans, which may be overwritten
+
+
+def _claim(out: Path, kind: str, scans: int, seed: int) -> None:
+    """Make the folder and say in it that its scans are generated; UserError where it cannot be
+    written or holds anything that was not."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        others = sorted(path for path in out.iterdir() if not path.name.startswith("."))
+        if others and not (out / MARK).is_file():
+            raise UserError(
+                f"{others[0]}: not of a phantom, or of one of an earlier version (no {MARK} beside "
+                "it); choose an empty folder for --out"
+            )
+        made = {"generated": kind, "scans": scans, "seed": seed}
+        write_atomic(out / MARK, (json.dumps(made) + "\n").encode())
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
 
 
 GREY = np.array([0, 63, 126, 189, 252], np.uint8)  # of label ids 0..4 in the PNG files of CHAOS
@@ -166,7 +185,7 @@ def write_raw(
     """Write the first ``scans`` published scans of ``chaos``, ``synapse`` or ``cmr`` to ``out``.
 
     Other seeds are other patients; ``size`` is in pixels (None: that of the real scans). Raises
-    UserError where a number cannot be used or ``out`` cannot be written.
+    UserError where a number cannot be used, or ``out`` cannot be written or holds anything else.
     """
     writer, real_size = LAYOUTS[dataset]
     size = real_size if size is None else size
@@ -176,6 +195,7 @@ def write_raw(
         raise UserError(f"--scans={scans}: {dataset} has 1 to {len(scan_ids)}")
     if seed < 0 or size < 32:
         raise UserError(f"--seed={seed} --size={size}: choose 0 or more, and 32 or more")
+    _claim(out, f"raw {dataset}", scans, seed)
     for scan_id in scan_ids[:scans]:
         try:
             writer(out, scan_id, size, np.random.default_rng([seed, int(scan_id)]))

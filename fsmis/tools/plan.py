@@ -30,7 +30,7 @@ from fsmis.methods.trained.training import EpisodicTraining
 from fsmis.reporting.display import encoder_images
 from fsmis.run import Run
 from fsmis.runs.records import Cell, read_json
-from fsmis.runs.sweep import Job, compose_jobs, own_options
+from fsmis.runs.sweep import Job, at_home, compose_jobs, own_options
 from fsmis.settings import limit_threads
 
 # Of the default settings on one CPU core, where 150 to 200 steps take 3 to 4 minutes.
@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--config-dir", type=Path, help="options of your own, as for fsmis run")
     parser.add_argument("--measure", action="store_true", help="time a scan where none has been")
     options = parser.parse_intermixed_args()
-    overrides = own_options(options.config_dir) + options.overrides
+    overrides = own_options(options.config_dir) + [at_home(word) for word in options.overrides]
     with command_line():
         planner = Planner(options.measure)
         show([planner.plan(job) for job in compose_jobs(overrides, options.multirun)])

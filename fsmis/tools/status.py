@@ -47,7 +47,7 @@ def show(root: Path, folds: list[int] | None) -> int:
     ``folds`` None stands for all. Returns the exit code; UserError where there is no run or a
     damaged one.
     """
-    runs = [RunFolder(path.parent) for path in sorted(root.rglob("plan.json"))]
+    runs = RunFolder.below(root)
     if not runs:
         raise UserError(f"{root}: no run (plan.json) in it; give a results_dir of fsmis run")
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # a name fits into 80 columns
@@ -68,6 +68,8 @@ def show(root: Path, folds: list[int] | None) -> int:
             for cell, (state, note) in states.items()
             if note
         ]
+    if folds is not None and not total:
+        raise UserError(f"--fold {' '.join(map(str, folds))}: no such fold in these runs")
     if len(runs) > 1:
         table.add_row(f"all {len(runs)} runs", *_shown(total))
     console.print(table)

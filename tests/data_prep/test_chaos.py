@@ -278,6 +278,14 @@ def test_a_slice_of_another_scan(series, field, name):
     refused(series, name, "1.2.4", "1.2.3", "two scans are mixed")
 
 
+def test_a_series_anonymised_file_by_file(series):
+    """Where every slice has a frame of reference of its own, none is of another scan."""
+    before = prepared(series)
+    for number in range(1, SLICES + 1):
+        change(dicom(series, number), FrameOfReferenceUID=f"1.2.{number}")
+    np.testing.assert_array_equal(prepared(series).image, before.image)
+
+
 def test_ct_values_other_than_hounsfield_units(series):
     for number in range(1, SLICES + 1):
         change(dicom(series, number), Modality="CT", RescaleType="OD", RescaleSlope=1)

@@ -406,6 +406,41 @@ def test_a_bad_ct_fails_alone(fault, raw_synapse, tmp_path):
     check_one_fails("synapse", raw_synapse, tmp_path / "out", file, *words)
 
 
+def test_a_heart_with_voxels_of_metres_fails_alone(raw_cmr, tmp_path):
+    """Headers in micrometres, or just wrong, would ask for more memory than there is."""
+
+    def magnified(array, affine):
+        return array, affine @ np.diag([1000, 1000, 1000, 1])
+
+    for name in ("patient2_C0", "patient2_C0_manual"):
+        rewrite(raw_cmr / f"{name}.nii.gz", magnified)
+    check_one_fails("cmr", raw_cmr, tmp_path / "out", "patient2_C0", "along an axis", "voxel size")
+
+
+def test_what_simpleitk_cannot_do_fails_alone(raw_cmr, tmp_path, monkeypatch):
+    resample, calls = sitk.Resample, []
+
+    def short_of_memory(*given):
+        calls.append(1)
+        if len(calls) > 3:  # the image and two labels of the first heart
+            raise RuntimeError("Exception thrown\nFailed to allocate memory for image.")
+        return resample(*given)
+
+    monkeypatch.setattr("data_prep.geometry.sitk.Resample", short_of_memory)
+    outcome = quietly("cmr", raw_cmr, tmp_path / "out")
+    assert outcome.failed and all("Failed to allocate" in said for said in outcome.failed.values())
+    assert all("\n" not in said for said in outcome.failed.values())
+
+
+@pytest.mark.parametrize("name", ["cmr", "synapse"])
+def test_raw_folders_that_are_links(name, raw_roots, prepared_roots, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "linked").symlink_to(raw_roots[name])
+    quietly(name, tmp_path / "raw", tmp_path / "out")
+    scans = [path.name for path in prepared_roots[name].glob("*.nii.gz")]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == sorted(scans)
+
+
 def test_a_heart_whose_slices_are_not_the_last_axis_is_refused(raw_cmr, tmp_path):
     for path in raw_cmr.glob("patient2_*"):
         nib.save(nib.load(path).as_reoriented(np.array([[2, 1], [1, 1], [0, 1]])), path)

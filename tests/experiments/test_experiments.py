@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from fsmis.cli import CONF_DIR
 from fsmis.data.nifti import read_volume, write_volume
 from fsmis.reporting.paper_rows import Experiment, FinishedRuns
 from fsmis.reporting.paper_table import Request, find
+from fsmis.reporting.paper_table import swept as named_by
+from fsmis.reporting.published import MARKS
 from fsmis.reporting.runs import read_runs
 from fsmis.reporting.tables import latex, summarise
 from fsmis.run import execute
@@ -91,7 +94,7 @@ def check_latex(text: str, name: str) -> None:
     assert columns and rows
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns[1]) - 1}
     plain = re.sub(r"\\label{.*?}|\\[&%$#_{}]|\$[^$]*\$", "", text)
-    assert not re.search(r"[_#%^~–†]", plain)
+    assert not re.search(r"[_#%^~–†✓≠±]", plain)
     assert plain.count("{") == plain.count("}")
 
 
@@ -209,6 +212,11 @@ def test_protocols_are_rows_and_methods_columns(
     assert cells["range", "", ""] == f"{three.max() - three.min():.2f}"
     assert cells["alpnet", "1", "organ_range"].endswith("*")
     assert "protocol=alpnet,adnet,qnet" in capsys.readouterr().out
+    run(tmp_path, *where, "method=copy_mask", "seed=1")
+    words = ["method=copy_mask", "protocol=alpnet", "protocol.n_parts=3", "seed=0,1"]
+    ablations.main(["protocol", str(tmp_path), "--dataset", "phantom", *words])
+    lines = (tmp_path / "ablation_protocol_phantom.md").read_text().splitlines()
+    assert len([line for line in lines if line.startswith("| alpnet")]) == 2
 
 
 def test_main_results_stand_below_published_rows(
@@ -243,6 +251,7 @@ def test_one_table_holds_whole_volumes_imported_predictions_and_earlier_code(
         shutil.copy(path, maps / path.name)
     theirs = ["method=predictions", f"predictions={maps}", "known_as=nnunet"]
     run(results, *where, *theirs)
+    run(results, *where, *theirs, "organs=[liver]")  # of other organs: another table's
     (plan,) = results.glob("phantom/copy_mask/*/plan.json")
     edited = json.loads(plan.read_text())
     edited["identity"]["code"]["CopyMask"] = "0" * 12
@@ -255,10 +264,18 @@ def test_one_table_holds_whole_volumes_imported_predictions_and_earlier_code(
     assert frame.index.tolist() == ["copy_mask", whole_volume, "nnunet, imported"]
     assert frame.loc[whole_volume, "protocol"] == "alpnet-1part-full_volume"
     assert frame.loc["nnunet, imported", "mean"] == 100
+    assert frame.loc["nnunet, imported", "covered"] == frame.loc[whole_volume, "covered"]
     assert frame.loc["copy_mask", "covered"].endswith(", earlier code")
     assert "Earlier code: the same settings" in (results / "main_results_phantom.md").read_text()
     (command,) = [line for line in printed.splitlines() if "experiment=main_results" in line]
     assert "method=copy_mask," in command  # made anew where it is asked for
+    for plan in results.glob("phantom/nnunet/*/plan.json"):
+        edited = json.loads(plan.read_text())
+        edited["identity"]["code"]["Predictions"] = "0" * 12
+        plan.write_text(json.dumps(edited))
+    main_results.main([str(results), "--dataset", "phantom", fold, *SMALL])
+    frame = table(results / "main_results_phantom").set_index("method")
+    assert frame.loc["nnunet, imported", "covered"].endswith(", earlier code")
 
 
 def test_a_run_that_two_experiments_plan_is_one_row(where: list[str], tmp_path: Path) -> None:
@@ -275,8 +292,8 @@ def test_a_run_that_two_experiments_plan_is_one_row(where: list[str], tmp_path: 
 def test_scans_may_lie_in_a_folder_of_any_name(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "it's (1), b").symlink_to(root)
-    run(tmp_path, "dataset=phantom", rf"dataset.root='{tmp_path}/it\'s (1), b'", "method=copy_mask")
+    (tmp_path / "it's (1), é").symlink_to(root)
+    run(tmp_path, "dataset=phantom", rf"dataset.root='{tmp_path}/it\'s (1), é'", "method=copy_mask")
     main_results.main([str(tmp_path), "--dataset", "phantom", "method=copy_mask"])
     assert len(table(tmp_path / "main_results_phantom")) == 1
 
@@ -385,11 +402,32 @@ def test_what_the_user_sets_is_swept_no_longer() -> None:
     assert compose_jobs(words[5:], multirun=True)[0].cfg.results_dir == "it's (1), new"
 
 
+def test_a_setting_may_be_called_like_a_column() -> None:
+    (run, *_) = Experiment("ablation_matcher").runs
+    named = replace(run, values={"method.low": "1", "method.width": "2", "matcher": "ssim"})
+    assert list(named_by({})(named)) == ["method.low", "width", "matcher"]
+
+
+@pytest.mark.parametrize(
+    ("segmenter", "said"),
+    [
+        ("sam2.1_tiny", {"version": "SAM2.1", "size": "tiny"}),
+        ("sam2_mini", {"version": "ours", "size": "mini"}),
+        ("medsam2", {"version": "medsam2", "size": "–"}),
+        ("sam3_tracker", {"version": "sam3_tracker", "size": "–"}),
+    ],
+)
+def test_every_segmenter_has_a_name(segmenter: str, said: dict[str, str]) -> None:
+    (run, *_) = Experiment("ablation_matcher").runs
+    assert ablations.version_and_size(replace(run, values={"segmenter": segmenter})) == said
+
+
 def test_latex_reads_every_character_as_text() -> None:
     text = pd.DataFrame(
         {"a_b": [r"50 % of a\b & {c}~^#$", "x_1"], "n": ["<0.001", "–"], "d": ["+1.00", "-2.00"]}
     )
     bold = pd.DataFrame({"a_b": [False, True], "n": [False] * 2, "d": [False] * 2})
+    check_latex(latex("A & B", "name_1", text, [MARKS], bold), "name_1")
     source = latex("A & B", "name_1", text, ["100 %."], bold)
     check_latex(source, "name_1")
     assert r"\textbf{x\_1}" in source and r"\begin{tabular}{lrr}" in source

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from fsmis.data.dataset import Scan, scale_intensities
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.methods import registration
-from fsmis.methods.registration import Registration
+from fsmis.methods.registration import CopyMask, Registration
 from fsmis.tools.phantom import generate
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
@@ -134,3 +134,16 @@ def test_an_empty_query_slice_keeps_the_mask_where_it_is(method, phantom):
     task = episode(image, np.zeros_like(image)[None], {"liver": label == LIVER})
     assert np.array_equal(method.segment(task)["liver"][0], label == LIVER)
     assert method.outcomes == {"none": 1}
+
+
+def test_a_thin_mask_stays_where_slices_are_of_another_size():
+    mask = np.zeros((2, 256, 256), bool)
+    mask[0, 100, 100:110] = mask[1, 7, 7] = True
+    task = OrganTask("liver", np.arange(2), mask, np.arange(2), np.arange(2))
+    large, small = (
+        Scan(name, np.zeros((2, side, side), np.float32), None, SPACING, np.eye(4))
+        for name, side in (("1", 256), ("2", 128))
+    )
+    found = CopyMask().segment(Episode("phantom", 0, large, small, {"liver": task}))["liver"]
+    assert found.shape == (2, 128, 128) and found.any(axis=(1, 2)).all()
+    assert np.argwhere(found[0]).mean(0) == pytest.approx([50, 52], abs=1)

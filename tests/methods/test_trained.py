@@ -277,6 +277,26 @@ def test_setting_2_leaves_out_slices_with_an_organ_under_test(root):
         TrainingScans(dataset, split, setting=3)
 
 
+def test_slices_on_both_sides_of_an_organ_are_no_neighbours(root, tmp_path):
+    """In setting 2 each run of successive slices is a scan of its own."""
+    shutil.copytree(root, tmp_path / "scans")
+    for path in (tmp_path / "scans").glob("label_*.nii.gz"):
+        label, _, affine = read_volume(path)
+        label = np.zeros_like(label)
+        label[2:4, :8, :8] = 1
+        write_mask(path, label.astype(np.uint8), affine)
+    config = composed(tmp_path / "scans", tmp_path, "method=panet").dataset
+    config.organs = {"liver": 1}
+    dataset = instantiate(config)
+    split = instantiate(composed(root, root, "method=panet").protocol).splits(dataset)[0]
+    scans = TrainingScans(dataset, split, setting=2)
+    whole = dataset.load_image(scans.scan_ids[0]).image
+    below, above = list(scans)[:2]
+    assert below.id == above.id == scans.scan_ids[0]
+    np.testing.assert_array_equal(below.image, whole[:2])
+    np.testing.assert_array_equal(above.image, whole[4:])
+
+
 def test_setting_2_with_every_slice_taken_says_what_to_do(root, tmp_path):
     run = evaluation(root, tmp_path, "method=panet", "method.training.setting=2")
     with pytest.raises(UserError, match=r"no slice outside fold 0 .*dataset\.organs"):

@@ -16,8 +16,9 @@ from PIL import Image
 
 from fsmis.reporting import comparison
 from fsmis.reporting import page_plots as plots
+from fsmis.reporting.page import cases
 from fsmis.reporting.page_tables import NO_DISTANCE, NO_DISTANCE_NOTE, Table, results
-from fsmis.reporting.runs import read_runs, tabulate
+from fsmis.reporting.runs import best_first, read_runs, tabulate
 from fsmis.reporting.tables import MEASURES, POOLED
 from fsmis.runs.records import Cell, RunFolder
 from fsmis.tools.compare import main as compare
@@ -208,6 +209,26 @@ def test_every_organ_has_a_column_and_means_of_other_organs_are_not_ranked(tmp_p
     assert found["mean"] == ["90.00", "70.00*", "60.00"]
     main([str(tmp_path)])
     assert "<h3>chaos_mri: RK</h3>" in (tmp_path / "index.html").read_text()
+
+
+def test_a_setting_may_be_called_like_a_column(tmp_path: Path, capsys) -> None:
+    for low in (0.2, 0.3):
+        write_run(tmp_path / str(low), "thr", low, CELLS, low=low, liver=low)
+    _, settings, _ = tabulate(read_runs(tmp_path))
+    assert settings == ["method.low", "method.liver"]
+    main([str(tmp_path)])
+    compare([str(tmp_path)])
+    assert "method.low=0.3" in " ".join(capsys.readouterr().out.split())
+
+
+def test_cases_are_of_the_run_of_the_most_organs(tmp_path: Path) -> None:
+    write_organs(tmp_path / "thr" / "thr", {"liver": 0.9})
+    write_organs(tmp_path / "more" / "thr", {"liver": 0.8, "RK": 0.6})
+    runs = read_runs(tmp_path)
+    frame, _, _ = tabulate(runs)
+    assert [runs[i].plan["organs"] for i in best_first(frame, runs)] == [["liver", "RK"], ["liver"]]
+    (shown,) = cases(frame, pd.Series("x", frame.index), runs, 1)
+    assert "RK" in str(shown.worst + shown.best) or len(shown.worst) == 1
 
 
 def test_empty_answers_win_no_distance(tmp_path: Path) -> None:

@@ -7,8 +7,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import Tensor
 
-from fsmis.segmenters.mini.bodies import SyntheticSettings
+from fsmis.segmenters.mini.bodies import (
+    TISSUE,
+    Draw,
+    OrganLabels,
+    Organs,
+    SyntheticSettings,
+)
 from fsmis.segmenters.mini.objective import (
     BACKGROUND,
     FOREGROUND,
@@ -20,7 +27,13 @@ from fsmis.segmenters.mini.objective import (
     predict,
     total_loss,
 )
-from fsmis.segmenters.mini.synthetic import sample_bodies
+from fsmis.segmenters.mini.rendering import render
+from fsmis.segmenters.mini.synthetic import (
+    draw_views,
+    points_of,
+    sample_bodies,
+    tissue_labels,
+)
 from fsmis.segmenters.mini.train import SyntheticSteps, Trainer, learning_rate, train
 from fsmis.segmenters.sam2 import Sam2
 
@@ -142,10 +155,14 @@ def test_the_mask_of_an_absent_target_weighs_little_and_both_scores_tell(tmp_pat
     assert loss(right, sure, [1.0, 1.0]) > best + 0.1
 
 
+def data(**changes: float) -> SyntheticSettings:
+    shipped = OmegaConf.to_container(OmegaConf.load(CONF / "training" / "sam2_mini.yaml").data)
+    return SyntheticSettings(**shipped | changes)
+
+
 def bodies(frames: int, seed: int = 0, **changes: float):
-    data = OmegaConf.to_container(OmegaConf.load(CONF / "training" / "sam2_mini.yaml").data)
     generator = torch.Generator().manual_seed(seed)
-    return sample_bodies(SyntheticSettings(**data | changes), 6, frames, 64, generator)
+    return sample_bodies(data(**changes), 6, frames, 64, generator)
 
 
 def test_bodies_are_seeded_and_in_range():
@@ -160,7 +177,7 @@ def test_targets_show_in_the_support_and_differ_between_frames():
     masks = torch.cat([bodies(3, seed).masks for seed in range(8)]).flatten(0, 1).float()
     area = masks.mean((2, 3))
     fits = (area[:, 0] > 0.001) & (area[:, 0] < 0.8)
-    assert fits.float().mean() > 0.97  # now and then a body has fewer targets that fit than asked
+    assert fits.float().mean() > 0.92  # now and then a body has fewer targets that fit than asked
     assert (masks[:, 0] != masks[:, 2]).any(2).any(1).float().mean() > 0.95
 
 
@@ -187,8 +204,63 @@ def test_frames_of_a_body_agree_where_nothing_moves():
         ("rotation", "scaling", "shift", "displacement", "height_change", "shape_change"), 0.0
     )
     still |= dict.fromkeys(("beyond", "elsewhere", "cropped", "field_of_view"), 0.0)
+    still |= dict.fromkeys(("tissue_change", "girth_change"), 0.0)
     masks = bodies(2, **still).masks
     assert torch.equal(masks[:, :, 0], masks[:, :, 1])
+
+
+def test_patients_share_their_organs_and_not_their_tissues():
+    still = dict.fromkeys(
+        ("rotation", "scaling", "shift", "displacement", "height_change", "shape_change"), 0.0
+    )
+    still |= dict.fromkeys(("beyond", "elsewhere", "cropped", "field_of_view"), 0.0)
+    still |= {"girth_change": 0.0, "tissues": 8}
+    settings = data(**still, tissue_change=1.5)
+    draw = Draw(torch.Generator().manual_seed(0))
+    organs = Organs(settings, 6, 2, draw)
+    points = points_of(settings, draw_views(settings, organs, 2, draw), 64, draw)
+    tissues = tissue_labels(settings, points, draw)
+    of_tissue = (tissues >= TISSUE).all(1)
+    assert (tissues[:, 0] != tissues[:, 1])[of_tissue].float().mean() > 0.2
+    labels = tissues.clone()
+    organ_labels = organs.paint(labels, points)
+    organ = labels >= organ_labels.first
+    assert torch.equal(organ[:, 0], organ[:, 1]) and organ.any()
+
+
+def values_of_labels(seed: int, **changes: float) -> Tensor:
+    """The rendered value of every label, each a square, of organs that are all crescents beside a
+    ring; float32 ``[B, L]``."""
+    clean = {"ct": 0.0, "texture": 0.0, "vessels": 0.0, "noise": 0.0, "bias_field": 0.0}
+    clean |= {"gamma": 0.0, "contrast_change": 0.0} | changes
+    batch, organs = 16, 10
+    first, side = TISSUE + 8, 8
+    every = torch.ones(batch, organs, dtype=torch.bool)
+    count = first + 2 * organs
+    square = torch.arange(36).clamp(max=count - 1).view(6, 6)
+    square = square.repeat_interleave(side, 0).repeat_interleave(side, 1)
+    labels = square.expand(batch, 1, -1, -1)
+    shown = OrganLabels(first, has_core=every, twin=~every, crescent=every)
+    draw = Draw(torch.Generator().manual_seed(seed))
+    image = render(data(**clean), labels, shown, draw)
+    return image[:, 0, side // 2 :: side, side // 2 :: side].flatten(1)[:, :count]
+
+
+def test_a_crescent_is_as_bright_as_the_core_of_its_ring():
+    first = TISSUE + 8
+    for blood, least, most in ((0.0, 0.05, 1.0), (1.0, 0.0, 0.02)):
+        values = values_of_labels(0, blood=blood)
+        apart = (values[:, first] - values[:, first + 3]).abs().median()
+        assert least <= apart <= most
+
+
+def test_few_materials_make_many_organs_alike():
+    def to_nearest(materials: float) -> Tensor:
+        values = values_of_labels(1, blood=0.0, materials=materials)[:, TISSUE:]
+        apart = (values[:, :, None] - values[:, None]).abs()
+        return (apart < 0.05).float().mean()
+
+    assert to_nearest(1.0) > 1.3 * to_nearest(0.0)
 
 
 def test_points_and_boxes_lie_on_their_masks():

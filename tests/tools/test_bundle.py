@@ -19,10 +19,11 @@ from fsmis.errors import UserError
 from fsmis.reporting import bundles
 from fsmis.reporting.bundles import INDEX, opened
 from fsmis.reporting.runs import read_runs
-from fsmis.runs.records import RunFolder
+from fsmis.runs.records import Cell, RunFolder
 from fsmis.tools.bundle import main as bundle
 from fsmis.tools.compare import main as compare
 from fsmis.tools.report import main as report
+from tests.runs.test_records import row as record_row
 from tests.tools import test_compare
 from tests.tools.test_compare import CELLS, scattered
 
@@ -112,6 +113,32 @@ def test_a_run_that_goes_on_is_bundled_as_far_as_it_is(runs: Path, tmp_path: Pat
     assert "copy_mask/c2: no scan is done yet, left out" in capsys.readouterr().err
     with opened([tmp_path / "a.zip"]) as found:
         assert [len(run.scores) for run in found] == [len(run.scores) for run in read_runs(runs)]
+
+
+def test_scans_of_the_longest_names_travel(tmp_path: Path) -> None:
+    cells = [Cell(0, "a" * 99, "b" * 100), Cell(1, "b" * 100, "a" * 99)]
+    folder = tmp_path / "runs/chaos_mri/copy_mask/c1"
+    test_compare.write_run(folder, "copy_mask", scattered(0.5), done=[])
+    run = RunFolder(folder)
+    run.write_plan(run.plan() | {"cells": cells})
+    labels = {key: run.plan()[key] for key in ("dataset", "method", "variant", "protocol")}
+    for cell in cells:
+        rows = [record_row(cell, organ, 0.5) | labels for organ in run.plan()["organs"]]
+        run.finish(cell, rows)
+    run.rebuild()
+    bundle([str(tmp_path / "a.zip"), str(tmp_path / "runs")])
+    with opened([tmp_path / "a.zip"]) as found:
+        assert len(found[0].scores) == len(run.scores()) > 0
+
+
+def test_a_bundle_of_too_many_files_is_not_written(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr("fsmis.tools.bundle.MOST_FILES", 7)
+    with pytest.raises(SystemExit):
+        bundle([str(tmp_path / "a.zip"), str(runs)])
+    assert "a bundle has 7 at most" in capsys.readouterr().err
+    assert not (tmp_path / "a.zip").exists()
 
 
 def test_images_travel_on_demand_alone(runs: Path, packed: Path, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_the_command_writes_pairs_and_the_same_bytes_again(tmp_path: Path) -> No
         "image_2.nii.gz",
         "label_1.nii.gz",
         "label_2.nii.gz",
+        "phantom.json",
     ]
     assert files(tmp_path / "a") == files(tmp_path / "b")
     label, spacing, _ = read_volume(tmp_path / "a" / "label_2.nii.gz")
@@ -82,9 +83,41 @@ def test_the_command_writes_pairs_and_the_same_bytes_again(tmp_path: Path) -> No
 
 def test_scans_of_others_are_not_mixed_in(tmp_path: Path) -> None:
     (tmp_path / "image_36.nii.gz").write_bytes(b"somebody's scan")
-    with pytest.raises(UserError, match=r"image_36\.nii\.gz: not of this phantom"):
+    with pytest.raises(UserError, match=r"image_36\.nii\.gz: not of a phantom"):
         write_phantom(tmp_path, scans=1)
     assert len(files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        (["--kind", "abdomen"], "image_1.nii.gz"),
+        (["--dataset", "synapse", "--size", "32"], "RawData/Training/img/img0001.nii.gz"),
+        (["--dataset", "cmr", "--size", "32"], "patient1_C0.nii.gz"),
+        (
+            ["--dataset", "chaos", "--size", "32"],
+            "CHAOS_Train_Sets/Train_Sets/MR/1/T2SPIR/DICOM_anon/IMG-0001-00001.dcm",
+        ),
+    ],
+)
+def test_real_scans_are_not_overwritten(
+    tmp_path: Path, words: list[str], file: str, capsys
+) -> None:
+    real = tmp_path / "real" / file
+    real.parent.mkdir(parents=True)
+    real.write_bytes(b"somebody's scan")
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--scans", "1", "--out", str(tmp_path / "real")])
+    assert stop.value.code == 2 and "not of a phantom" in capsys.readouterr().err
+    assert real.read_bytes() == b"somebody's scan"
+    for _ in range(2):  # its own are
+        main([*words, "--scans", "1", "--out", str(tmp_path / "own")])
+
+
+def test_fewer_scans_leave_no_others_behind(tmp_path: Path) -> None:
+    write_phantom(tmp_path, scans=2)
+    with pytest.raises(UserError, match=r"image_2\.nii\.gz: not of this phantom"):
+        write_phantom(tmp_path, scans=1)
 
 
 def test_no_scans_are_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def data(phantom_root: Path, tmp_path: Path) -> Path:
     """Few pixels of the phantom's scans."""
     root = tmp_path / "data"
     root.mkdir()
-    for path in phantom_root.iterdir():
+    for path in phantom_root.glob("*.nii.gz"):
         array, _, affine = read_volume(path)
         write_volume(root / path.name, array[::2, ::8, ::8], affine @ np.diag([8, 8, 2, 1]))
     return root

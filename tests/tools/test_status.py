@@ -110,6 +110,17 @@ def test_nothing_is_written(run: RunFolder, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def test_runs_in_linked_folders_are_seen(run: RunFolder, tmp_path: Path, capsys) -> None:
+    finish(run, *CELLS)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "chaos_mri").symlink_to(tmp_path / "runs/chaos_mri")
+    (run.path / "around").symlink_to(tmp_path / "runs")
+    assert show(tmp_path / "here", None) == 0
+    assert "4/4" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--fold 9: no such fold"):
+        show(tmp_path / "here", [9])
+
+
 def test_no_run_and_a_damaged_one_are_named(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

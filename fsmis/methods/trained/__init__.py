@@ -188,9 +188,10 @@ class QNetNetwork(EpisodicNetwork):
     def _refined(self, prototype: Tensor, query: Tensor, threshold: Tensor) -> Tensor:
         """Prototypes ``[E, C]`` adapted to the query's foreground at test time (section III-C).
 
-        Query features whose foreground is replaced by the prototype should stay the same: gradient
-        steps reduce the cross-entropy over channels between the two, as in the public code, and
-        the foreground is predicted anew after each step.
+        Query features whose foreground is replaced by the prototype should stay the same, says the
+        paper. Here gradient steps reduce the public code's loss, a cross-entropy over channels
+        whose target is not normalised: it is linear in the prototype, so that the steps move all
+        channels by much the same, whatever the query. The foreground is predicted anew after each.
         """
         prototype = prototype.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([prototype], self.refinement_rate)

@@ -30,8 +30,14 @@ class SyntheticSettings:
     misplaced: float
     field_of_view: float
     shape_change: float
+    shape_turn: float
+    lobes: float
+    tissue_change: float
+    girth_change: float
     thinnest: float
     ct: float
+    materials: float
+    blood: float
     contrast_change: float
     texture: float
     vessels: float
@@ -86,39 +92,12 @@ class Points:
     detail: Tensor
 
 
-def tissue_labels(settings: SyntheticSettings, points: Points, draw: Draw) -> Tensor:
-    """Label map int64 ``[B, F, S, S]`` of air, fat, bone and tissues."""
-    x, y = points.x, points.y
-    batch, frames, size, _ = x.shape
-    cells = int(draw.uniform(5, 14, 1))
-    low, high = draw.smooth(cells, 48, 2, batch, 1, settings.tissues)
-    turn = (1.5 * points.height)[:, :, None]
-    fields = (turn.cos() * low + turn.sin() * high).flatten(0, 1)
-    across, along = (x - points.origin[0]), (y - points.origin[1])
-    grid = torch.stack((across, along), -1) / (1.6 * points.detail[..., None])
-    fields = F.grid_sample(
-        fields, grid.flatten(0, 1), padding_mode="reflection", align_corners=False
-    )
-    highest = fields.max(1).indices  # four times as fast on a CPU as argmax
-    labels = (TISSUE + highest).view(batch, frames, size, size)
-
-    def per_body(low: float, high: float) -> Tensor:
-        return draw.uniform(low, high, batch, 1, 1, 1)
-
-    # A quarter of the bodies is cropped: the outline lies outside the view.
-    girth = torch.where(draw.chance(0.25, batch, 1, 1, 1), per_body(1.6, 2), per_body(0.75, 1))
-    angle = torch.atan2(y, x)
-    wobble = per_body(0, 0.06) * (2 * angle + per_body(0, 6)).cos()
-    wobble = wobble + per_body(0, 0.04) * (3 * angle + per_body(0, 6)).cos()
-    power = per_body(1.8, 3.2)
-    outline = x.abs() ** power + (y.abs() / per_body(0.6, 1)) ** power
-    radius = outline ** (1 / power) / girth + wobble
-    rim = per_body(0.8, 1.0)
-    ribs = (radius - rim + per_body(0.02, 0.12)).abs() < per_body(0.01, 0.05)
-    ribs &= (per_body(3, 14) * angle + 4 * points.height + per_body(0, 6)).cos() > per_body(-0.5, 1)
-    labels = torch.where(ribs & draw.chance(0.6, batch, 1, 1, 1), BONE, labels)
-    labels = torch.where(radius > rim, FAT, labels)
-    return torch.where(radius > 1, AIR, labels)
+# Of twins, what is the same and what of the other sign.
+SAME = (
+    *("y", "a", "b", "core", "middle", "reach", "wobble", "stretch"),
+    *("lobe", "lobe_x", "lobe_middle"),
+)
+MIRRORED = ("x", "bend", "bend_above", "twist", "lobe_y")
 
 
 class Organs:
@@ -131,28 +110,38 @@ class Organs:
         self.y = draw.uniform(-0.55, 0.55, batch, count)
         # Large organs lie below small ones, so that they are not cut to pieces.
         largest = torch.linspace(math.log(0.65), math.log(0.2), count, device=self.x.device)
-        length = torch.lerp(
-            largest.new_tensor(math.log(0.05)), largest, draw.uniform(0, 1, batch, count)
-        )
-        length = length.exp()
+        smallest = math.log(0.05)
+        length = (smallest + (largest - smallest) * draw.uniform(0, 1, batch, count)).exp()
         aspect = draw.uniform(0, 1, batch, count) ** 2 * 1.4
         self.a, self.b = length, (length * (-aspect).exp()).clamp(min=0.025)
         self.angle = draw.uniform(0, math.pi, batch, count)
         self.bend = draw.normal(batch, count) * 0.6
-        self.wobble = draw.uniform(0, 0.3, batch, count)
+        self.wobble = draw.uniform(0, 0.4, batch, count)
         # Where a core is, the shell is this share of the radius; thin ones are walls, a myocardium.
         wall = draw.uniform(math.log(settings.thinnest), math.log(0.6), batch, count).exp()
         self.core = torch.where(draw.chance(0.45, batch, count), 1 - wall, 0.0)
         self.middle = draw.normal(batch, count) * 0.6
         self.reach = draw.uniform(0.4, 1.6, batch, count)
-        self.lean = draw.normal(2, batch, count) * 0.12
+        self.lean = draw.normal(2, batch, count) * 0.18
+        # What of the shape changes along the body: a liver is no ellipsoid.
+        self.bend_above = draw.normal(batch, count) * 0.6
+        self.twist = draw.normal(batch, count) * settings.shape_turn * 0.25
+        self.stretch = draw.normal(batch, count) * settings.shape_turn * 0.2
+        # A second lobe of some organs lies beside the first and ends elsewhere.
+        lobed = draw.chance(settings.lobes, batch, count) & (self.core == 0)
+        self.lobe = torch.where(lobed, draw.uniform(0.5, 1, batch, count), 0.0)
+        self.lobe_x = draw.uniform(0.4, 1.3, batch, count) * draw.normal(batch, count).sign()
+        self.lobe_y = draw.uniform(-0.8, 0.8, batch, count)
+        self.lobe_middle = draw.normal(batch, count) * 0.5
         self.twin = torch.zeros(batch, count, dtype=torch.bool, device=self.x.device)
+        self.crescent = torch.zeros_like(self.twin)
         self._mirror_some(draw)
         self._lay_crescents(draw)
         change = settings.shape_change
         self.move = draw.normal(2, batch, frames, count) * change * 0.3
         self.swell = (draw.normal(batch, frames, count) * change).exp()
         self.core_change = draw.normal(batch, frames, count) * change * 1.5
+        self.turn = draw.normal(2, batch, frames, count) * change * 2  # of the shape, the angle
         self.draw = draw
 
     def _mirror_some(self, draw: Draw) -> None:
@@ -162,8 +151,9 @@ class Organs:
         """
         for twin in range(self.settings.organs - 1, self.settings.organs - 5, -2):
             twins = draw.chance(0.6, len(self.x))
-            mirror = {"x": -self.x, "angle": math.pi - self.angle, "bend": self.bend}
-            for name in ("x", "y", "a", "b", "angle", "bend", "core", "middle", "reach", "wobble"):
+            mirror = {"angle": math.pi - self.angle}
+            mirror |= {name: -getattr(self, name) for name in MIRRORED}
+            for name in (*SAME, *mirror):
                 values = getattr(self, name)
                 source = mirror.get(name, values)[:, twin - 1]
                 values[:, twin] = torch.where(twins, source, values[:, twin])
@@ -190,12 +180,14 @@ class Organs:
             ):
                 values = getattr(self, name)
                 values[:, organ] = torch.where(beside, value, values[:, organ])
+            self.crescent[:, organ] = beside
             ring = torch.where(
                 draw.chance(0.7, len(self.x)) & beside,
                 draw.uniform(0.55, 0.9, len(self.x)),
                 self.core[:, host],
             )
             self.core[:, host] = ring
+            self.lobe[:, host] = torch.where(ring > 0, 0.0, self.lobe[:, host])
 
     def centre(self, height: Tensor) -> tuple[Tensor, Tensor]:
         x = self.x[:, None] + self.lean[0][:, None] * height[..., None] + self.move[0]
@@ -212,8 +204,19 @@ class Organs:
         """Paint the organs into ``labels`` in place, later over earlier ones."""
         batch, frames = points.x.shape[:2]
         count = self.settings.organs
-        fields = self.draw.smooth(6, 24, batch, count).repeat_interleave(frames, 0)
         height = points.height[:, :, 0, 0]
+        away = height[..., None] - self.middle[:, None]
+        turn = self.settings.shape_turn * away + self.turn[0]
+        bends = turn.cos() * self.bend[:, None] + turn.sin() * self.bend_above[:, None]
+        turn = turn.flatten(0, 1)[..., None, None]
+        low, high = self.draw.smooth(6, 24, 2, batch, count).repeat_interleave(frames, 1)
+        fields = turn.cos() * low + turn.sin() * high
+        angles = self.angle[:, None] + self.twist[:, None] * away + self.turn[1]
+        stretches = (self.stretch[:, None] * away).exp()
+        lobe_away = (away - self.lobe_middle[:, None]) / self.reach[:, None]
+        lobes = self.lobe[:, None] * (1 - lobe_away**2).clamp(min=1e-6).sqrt()
+        core = 1 - (1 - self.core[:, None]) * self.core_change.exp()
+        cores = core.clamp(max=0.95) * (self.core[:, None] > 0)
         centres = self.centre(height)
         growth = self.growth(height).clamp(min=1e-3)
         inside = labels >= BONE
@@ -221,36 +224,40 @@ class Organs:
         for organ in range(count):
             u = points.x - centres[0][:, :, organ, None, None]
             v = points.y - centres[1][:, :, organ, None, None]
-            cos = self.angle[:, organ].cos().view(-1, 1, 1, 1)
-            sin = self.angle[:, organ].sin().view(-1, 1, 1, 1)
-            a = (self.a[:, None, organ] * growth[:, :, organ])[..., None, None]
-            b = (self.b[:, None, organ] * growth[:, :, organ])[..., None, None]
-            along, across = (cos * u + sin * v) / a, (cos * v - sin * u) / b
-            bend = self.bend[:, organ].view(-1, 1, 1, 1)
-            across = across + bend * (along**2 - 0.5)
+            angle, stretch, bend, grown, lobe = (
+                values[:, :, organ, None, None]
+                for values in (angles, stretches, bends, growth, lobes)
+            )
+            a, b = (length[:, organ].view(-1, 1, 1, 1) for length in (self.a, self.b))
+            cos, sin = angle.cos(), angle.sin()
+            along = (cos * u + sin * v) / (a * stretch)
+            across = (cos * v - sin * u) / (b / stretch) + bend * (along**2 - 0.5 * grown**2)
             grid = torch.stack((along, across), -1).flatten(0, 1) / 2
             field = F.grid_sample(fields[:, organ, None], grid, align_corners=False)
             wobble = self.wobble[:, organ].view(-1, 1, 1, 1) * field.view_as(along)
-            radius = (along**2 + across**2).sqrt() + wobble
-            core = self.core[:, None, organ]
-            core = 1 - (1 - core) * self.core_change[:, :, organ].exp()
-            core = core.clamp(max=0.95) * (self.core[:, None, organ] > 0)
+            radius = (along**2 + across**2).sqrt() / grown
+            lobe_x, lobe_y = (v[:, organ].view(-1, 1, 1, 1) for v in (self.lobe_x, self.lobe_y))
+            beside = ((along - lobe_x) ** 2 + (across - lobe_y) ** 2).sqrt()
+            radius = torch.minimum(radius, beside / lobe.clamp(min=1e-3)) + wobble
             shell = inside & (radius < 1)
             labels.masked_fill_(shell, first + 2 * organ)
-            labels.masked_fill_(shell & (radius < core[..., None, None]), first + 2 * organ + 1)
-        return OrganLabels(first, self.core > 0, self.twin)
+            core = cores[:, :, organ, None, None]
+            labels.masked_fill_(shell & (radius < core), first + 2 * organ + 1)
+        return OrganLabels(first, self.core > 0, self.twin, self.crescent)
 
 
 @dataclass(frozen=True)
 class OrganLabels:
     """Label ``first + 2 o`` is the shell of organ o and ``first + 2 o + 1`` its core.
 
-    ``has_core`` and ``twin`` (organ o looks like organ o - 1) are bool ``[B, O]``.
+    ``has_core``, ``twin`` (organ o looks like organ o - 1) and ``crescent`` (organ o lies beside
+    organ o + 1) are bool ``[B, O]``.
     """
 
     first: int
     has_core: Tensor
     twin: Tensor
+    crescent: Tensor
 
     @property
     def count(self) -> int:

@@ -27,7 +27,8 @@ def render(settings: SyntheticSettings, labels: Tensor, organs: OrganLabels, dra
         return draw.uniform(low, high, batch, frames, 1, 1)
 
     ct = draw.chance(settings.ct, batch)
-    mean = torch.where(ct[:, None], _ct_means(organs, draw), _mr_means(organs, draw))[:, None]
+    mean = torch.where(ct[:, None], _ct_means(organs, draw), _mr_means(settings, organs, draw))
+    mean = _alike(settings, mean, organs, draw)[:, None]
     change = settings.contrast_change * draw.uniform(0, 1, batch, 1, 1) ** 2 * 3
     change = torch.where(ct.view(-1, 1, 1), 0.5 * change, change)
     mean = mean + change * draw.normal(batch, frames, organs.count)
@@ -67,7 +68,13 @@ def _ct_means(organs: OrganLabels, draw: Draw) -> Tensor:
     soft = draw.uniform(0.05, 0.25, batch, 1)
     mean = soft + draw.uniform(0.01, 0.08, batch, 1) * draw.normal(batch, labels)
     enhanced = draw.chance(0.25, batch, labels) & draw.chance(0.7, batch, 1)
-    mean = torch.where(enhanced, soft + draw.uniform(0.05, 0.5, batch, labels), mean)
+    # Of one brightness in half of the bodies, as blood is.
+    rise = torch.where(
+        draw.chance(0.5, batch, 1),
+        draw.uniform(0.05, 0.5, batch, 1) + 0.02 * draw.normal(batch, labels),
+        draw.uniform(0.05, 0.5, batch, labels),
+    )
+    mean = torch.where(enhanced, soft + rise, mean)
     fat = draw.uniform(-0.3, -0.2, batch, 1)
     for share, value in (
         (0.2, fat + 0.03 * draw.normal(batch, labels)),
@@ -77,10 +84,17 @@ def _ct_means(organs: OrganLabels, draw: Draw) -> Tensor:
         mean = torch.where(draw.chance(share, batch, labels), value, mean)
     mean[:, AIR], mean[:, FAT] = -2.5, fat[:, 0]
     mean[:, BONE] = draw.uniform(0.4, 2.5, batch)
-    return _twins_alike(mean, organs)
+    return mean
 
 
-def _twins_alike(mean: Tensor, organs: OrganLabels) -> Tensor:
+def _alike(settings: SyntheticSettings, mean: Tensor, organs: OrganLabels, draw: Draw) -> Tensor:
+    """Give twins the same means, and some crescents that of the core beside them, as both
+    ventricles hold blood."""
+    for organ in range(organs.twin.shape[1] - 1):
+        shell = organs.first + 2 * organ
+        filled = organs.crescent[:, organ] & organs.has_core[:, organ + 1]
+        filled = filled & draw.chance(settings.blood, len(mean))
+        mean[:, shell] = torch.where(filled, mean[:, shell + 3], mean[:, shell])
     for organ in range(1, organs.twin.shape[1]):
         shell = organs.first + 2 * organ
         twin = organs.twin[:, organ, None]
@@ -89,7 +103,7 @@ def _twins_alike(mean: Tensor, organs: OrganLabels) -> Tensor:
     return mean
 
 
-def _mr_means(organs: OrganLabels, draw: Draw) -> Tensor:
+def _mr_means(settings: SyntheticSettings, organs: OrganLabels, draw: Draw) -> Tensor:
     batch = len(organs.twin)
     mean = draw.uniform(0.05, 1, batch, organs.count)
     dark_air = draw.chance(0.9, batch)
@@ -105,7 +119,24 @@ def _mr_means(organs: OrganLabels, draw: Draw) -> Tensor:
         mean[:, shell] = torch.where(draw.chance(0.3, batch), near, mean[:, shell])
         near = mean[:, shell] + 0.15 * draw.normal(batch)
         mean[:, shell + 1] = torch.where(draw.chance(0.3, batch), near, mean[:, shell + 1])
-    return _twins_alike(mean, organs).clamp(0, 1.1)
+    of_few = draw.chance(settings.materials, batch, 1)
+    return torch.where(of_few, _few_materials(organs, draw), mean).clamp(0, 1.1)
+
+
+def _few_materials(organs: OrganLabels, draw: Draw) -> Tensor:
+    """Means ``[B, L]`` where many labels are of the same few materials, as blood, muscle and fluid
+    are in many places, so that brightness alone does not tell an organ."""
+    batch, labels = len(organs.twin), organs.count
+    most = 7
+    count = draw.uniform(3, most + 1, batch, 1).long().clamp(max=most)
+    material = (draw.uniform(0, 1, batch, labels) * count).long().clamp(max=most - 1)
+    shells, cores = slice(organs.first, None, 2), slice(organs.first + 1, None, 2)
+    apart = 1 + (draw.uniform(0, 1, *material[:, cores].shape) * (count - 1)).long()
+    material[:, cores] = (material[:, shells] + apart) % count
+    palette = draw.uniform(0.05, 1, batch, most)
+    mean = palette.gather(1, material) + 0.03 * draw.normal(batch, labels)
+    mean[:, AIR] = torch.where(draw.chance(0.9, batch), 0.02, mean[:, AIR])
+    return mean
 
 
 def _vessels(settings: SyntheticSettings, labels: Tensor, draw: Draw) -> Tensor:
