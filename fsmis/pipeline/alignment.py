@@ -57,7 +57,8 @@ class Crops:
         return float((self.shape / self.sides).min())
 
     def cut(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Crops float32 ``[N, *size]`` of ``[N, H, W]``, linear; beyond the slice its edge."""
+        """Crops float32 ``[N, *size]`` of ``[N, H, W]`` in [0, 1], linear; beyond the slice its
+        edge."""
         pixels = torch.from_numpy(np.ascontiguousarray(images, np.float32))[:, None]
         smaller = np.minimum(1, size / self.sides)
         if (smaller < 1).any():  # averaged first, so that nothing falls between the samples
@@ -65,7 +66,7 @@ class Crops:
             pixels = F.interpolate(pixels, shape, mode="bilinear", antialias=True)
         grid = self._grid(2 * self.centres / self.shape - 1, self.sides / self.shape, size)
         cut = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-        return cut[:, 0].numpy()
+        return cut[:, 0].clamp(0, 1).numpy()  # weights may add up to a little more than 1
 
     def cut_masks(self, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """The same of bool masks; of one that is not empty something stays, however thin."""

@@ -189,7 +189,7 @@ class Zoom:
         if self.percentiles is not None:
             closer = np.stack([scale_intensities(crop, self.percentiles) for crop in closer])
         image = np.zeros((len(scan.image), self.size, self.size), np.float32)
-        image[slices] = closer.clip(0, 1)
+        image[slices] = closer
         pixel = side / self.size
         name = f"{scan.id} around {'+'.join(organs)}"
         return replace(scan, id=name, image=image, spacing=(scan.spacing[0], pixel, pixel))

@@ -21,7 +21,7 @@ from fsmis.source import package_version
 
 MODES = ("disabled", "offline", "online")
 INSTALL = "wandb is not installed; pip install 'fsmis[wandb]' or set wandb.mode=disabled"
-LONGEST_GROUP = 128  # characters that wandb takes
+LONGEST_GROUP, LONGEST_TAG = 128, 64  # characters that wandb takes
 MEASURES = ["dice", "sd", "iou", "hd95_mm", "assd_mm", "scans"]
 
 
@@ -115,7 +115,7 @@ def _write(folder: RunFolder, settings: DictConfig) -> None:
         project=settings.project,
         group=settings.group,
         name=f"{plan['method']} {plan['variant']}",
-        tags=[plan[label] for label in ("dataset", "method", "protocol")],
+        tags=[plan[label][:LONGEST_TAG] for label in ("dataset", "method", "protocol")],
         config={"run": config, "provenance": provenance},
         dir=folder.path,
         settings=wandb.Settings(mode="offline", silent=True, console="off", x_disable_stats=True),

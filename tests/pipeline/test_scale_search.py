@@ -122,3 +122,11 @@ def test_what_the_search_encodes(episode):
 def test_bad_settings_are_refused(change):
     with pytest.raises(UserError, match=r"method\.scale\."):
         ScaleSearch(**{"scales": [], "slices": 4, "margin": 0.05} | change)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.4, 2.0])
+def test_white_stays_white_at_every_scale(episode, scale):
+    """Weights of an interpolation add up to a little more than 1 now and then."""
+    white = replace(episode.support, image=np.ones_like(episode.support.image))
+    image = scaled(replace(episode, support=white), scale).support.image
+    assert image.max() == 1 and image.min() > 0.999

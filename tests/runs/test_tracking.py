@@ -145,6 +145,13 @@ def test_a_network_that_never_answers_costs_the_sending_alone(
     )
 
 
+def test_a_method_of_a_long_name_is_tracked(folder: RunFolder) -> None:
+    folder.write_plan(folder.plan() | {"method": "x" * 100})
+    assert track(folder, settings()) is None
+    (log,) = logs(folder)
+    assert list(read(log)["run"].tags)[1] == "x" * 64
+
+
 def test_online_without_a_key_is_said_in_one_line(folder: RunFolder) -> None:
     said = track(folder, settings(mode="online"))
     assert said is not None and "No API key configured" in said and "\n" not in said
