@@ -188,6 +188,9 @@ def some_slices(episode: Episode, count: int) -> Episode:
     return episode.asking(rows)
 
 
+EVEN = 1e-3  # range of intensities that shows nothing
+
+
 def body_box(volume: np.ndarray) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of the body in slices ``[S, H, W]``, as shares of their sides.
 
@@ -195,9 +198,9 @@ def body_box(volume: np.ndarray) -> tuple[float, float, float, float]:
     threshold belongs to the body, air does not.
     """
     brightest = volume.max(axis=0)
-    body = brightest > threshold_otsu(brightest) / 2
-    if not body.any():
+    if np.ptp(brightest) < EVEN:
         return 0.0, 0.0, 1.0, 1.0
+    body = brightest > threshold_otsu(brightest) / 2
     rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
     height, width = body.shape
     left, right = columns[0] / width, (columns[-1] + 1) / width

@@ -130,3 +130,16 @@ def test_white_stays_white_at_every_scale(episode, scale):
     white = replace(episode.support, image=np.ones_like(episode.support.image))
     image = scaled(replace(episode, support=white), scale).support.image
     assert image.max() == 1 and image.min() > 0.999
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.4])
+@pytest.mark.parametrize("whole_volume", [False, True])
+def test_every_later_stage_takes_a_scaled_support(episode, scale, whole_volume, monkeypatch):
+    scores = iter([0.0, 1.0])
+    monkeypatch.setattr(alignment, "_score", lambda *_: next(scores))
+    white = replace(episode.support, image=np.ones_like(episode.support.image))
+    asked = replace(episode, support=white, whole_volume=whole_volume)
+    method = build("method=augment_match_prompt", f"method.scale.scales=[{scale}]")
+    found = method.segment(asked)["kidney"]
+    assert method.scale.found == scale
+    assert found.shape == (len(episode.organs["kidney"].query_slices), *SHAPE)
