@@ -402,7 +402,7 @@ def test_empty_slices_are_said(data, tmp_path, capsys):
         ("results_dir='~/x y'", "results_dir='HOME/x y'"),
         ("predictions=~", "predictions=HOME"),
         ("~dataset.organs", "~dataset.organs"),
-        ("key=~nobody/x", "key=~nobody/x"),
+        ("key=~no-such-user/x", "key=~no-such-user/x"),
         ("key=a~b", "key=a~b"),
     ],
 )

@@ -615,11 +615,13 @@ def made(*arguments: str) -> str:
 @pytest.mark.parametrize(("name", "dataset"), DATASETS.items())
 def test_reproduce_goes_from_raw_data_to_the_report(name, dataset):
     commands = made(f"reproduce-{name}", "RAW=my raw.zip", "ARGS=seed=3")
-    steps = [f'data_prep.{name} --raw "my raw.zip" --out data/{dataset}', "data_prep.verify"]
-    steps += [f"fsmis run -m dataset={dataset}", "seed=3", f"fsmis report results/runs/{dataset}"]
+    steps = [f'data_prep.{name} --raw "my raw.zip" --out "data/{dataset}"', "data_prep.verify"]
+    steps += [f"fsmis run -m dataset={dataset}", "seed=3", f'fsmis report "results/runs/{dataset}"']
     places = [commands.index(step) for step in steps]
     assert places == sorted(places) and "phantom" not in commands
     commands = made(f"reproduce-{name}", "DATA=phantom")
     assert f"fsmis phantom --dataset {name}" in commands and "--subset" in commands
-    assert f"fsmis report results/demo/runs/{dataset}" in commands
+    assert f'fsmis report "results/demo/runs/{dataset}"' in commands
+    spaced = made(f"reproduce-{name}", "DATA=~/my data")
+    assert f'dataset.root="{Path.home()}/my data"' in spaced
     assert "fsmis phantom" not in made(f"reproduce-{name}", "DATA=data/mine")
