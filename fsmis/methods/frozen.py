@@ -20,7 +20,7 @@ from fsmis.pipeline.matching import to_tensor
 from fsmis.pipeline.prompting import EncodedEpisode, support_of_each_slice
 from fsmis.segmenters import Segmenter
 from fsmis.segmenters.checkpoints import read_state
-from fsmis.segmenters.features import alpnet_logits, batches, on_grid, panet_logits
+from fsmis.segmenters.features import alpnet_logits, batches, firm, on_grid, panet_logits
 from fsmis.segmenters.network import resolve_device
 
 
@@ -152,10 +152,7 @@ class UniverSeg(Method):
         masks = {}
         for organ, task in episode.organs.items():
             images = self._pixels(episode.support.image[task.support_slices])[None]
-            labels = self._pixels(task.support_masks)[None]
-            # At 0.5 a mask of a pixel or two would vanish.
-            threshold = labels.amax((-2, -1), keepdim=True).clamp(1e-6, 0.5)
-            labels = (labels >= threshold).float()
+            labels = firm(self._pixels(task.support_masks))[None]
             found = []
             for slices in batches(task.query_slices, self.batch_size):
                 support = (part.expand(len(slices), -1, -1, -1, -1) for part in (images, labels))

@@ -177,6 +177,12 @@ def batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
+def firm(soft: Tensor) -> Tensor:
+    """Masks ``[..., H, W]`` as 0 and 1, float32, from resized ones in [0, 1]: at 0.5 one of a pixel
+    or two would vanish, and an empty prompt asks for nothing."""
+    return (soft >= soft.amax((-2, -1), keepdim=True).clamp(1e-6, 0.5)).float()
+
+
 def resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Logits ``[B, 1, h, w]`` as ``[B, H, W]``."""
     return F.interpolate(mask, size, mode="bilinear", align_corners=False)[:, 0]

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from fsmis.errors import UserError
 from fsmis.segmenters import NO_OBJECT, Answer
 from fsmis.segmenters.cache import FeatureCache, fingerprint, key
-from fsmis.segmenters.features import Features, Memory, batches, resized, to_frames
+from fsmis.segmenters.features import Features, Memory, batches, firm, resized, to_frames
 from fsmis.source import source_hash
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -176,10 +176,8 @@ class NetworkSegmenter(ABC):
         size = (self.image_size, self.image_size)
         if mask.shape[-2:] != size:
             mask = F.interpolate(mask, size, mode="bilinear", antialias=True)
-        # A mask of a pixel or two would vanish at 0.5, and an empty prompt asks for nothing.
-        threshold = mask.amax((1, 2, 3), keepdim=True).clamp(min=1e-6, max=0.5)
         with self.autocast():
-            return self.memory(features, (mask >= threshold).float())
+            return self.memory(features, firm(mask))
 
     @torch.inference_mode()
     def segment(self, features: Features, memories: list[Memory], size: tuple[int, int]) -> Answer:
