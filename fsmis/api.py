@@ -141,7 +141,11 @@ class VolumeSegmenter:
             single = isinstance(some, Integral)  # NumPy's too
             indices = [] if some is None else [int(some)] if single else [int(z) for z in some]
             self.supports.append(image)
-            self.slices.append(labelled_slices(image, mask, indices, self.settings.support_slices))
+            self.slices.append(
+                labelled_slices(
+                    image, mask, indices, self.settings.support_slices, self.settings.support_area
+                )
+            )
 
     @cached_property
     def method(self) -> Method:
@@ -208,6 +212,11 @@ class VolumeSegmenter:
             unlike=cfg.unlike,
             one_part=bool(cfg.method.get("largest_component")),
         )
+        if unseen := sorted(set(self.labels) - set(map(int, episode.organs))):
+            notes.append(
+                f"labels {', '.join(map(str, unseen))} cover less than a pixel of "
+                f"{grid.pixel_mm:.2f} mm and are not looked for; raise size"
+            )
         elsewhere = {value for some in self._labelled for value in some.elsewhere}
         if missed := sorted(elsewhere - set(self.labels)):
             notes.append(

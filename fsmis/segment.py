@@ -198,10 +198,13 @@ def _ending(query: Path, segmenter: VolumeSegmenter) -> str:
 
 def _say_supports(segmenter: VolumeSegmenter) -> None:
     for volume, slices in zip(segmenter.supports, segmenter.slices, strict=True):
-        positions = ", ".join(str(some.stored_position) for some in slices)
-        labels = ", ".join(map(str, sorted({value for some in slices for value in some.values})))
+        positions = ", ".join(
+            f"{some.stored_position} (label{'s' if len(some.values) > 1 else ''} "
+            f"{', '.join(map(str, some.values))})"
+            for some in slices
+        )
         plural = "s" if len(slices) > 1 else ""
-        console.print(f"support: slice{plural} {positions} of {volume.name}, labels {labels}")
+        console.print(f"support: slice{plural} {positions} of {volume.name}")
 
 
 def _say_notes(notes: Sequence[str]) -> None:
@@ -239,7 +242,8 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="FILE",
         help=f"its labels ({nifti}), whole numbers, 0 for background: a volume of the same shape, "
-        "of which one slice is used, or that slice alone; one for each image, in their order",
+        "of which as few slices are used as show every label, or one slice; one for each image, in "
+        "their order",
     )
     parser.add_argument(
         "--support-slice",
@@ -247,9 +251,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="K[,K...]",
         help="slices that are used, from 0 along the axial axis of the support image as the file "
-        "stores it (default: the one with the largest labelled area, or support_slices=N of each "
-        "label; for a mask of one slice, the one on which its affine places it); one for each "
-        "image, in their order",
+        "stores it (default: as few as show every label, or support_slices=N of each label; for a "
+        "mask of one slice, the one on which its affine places it); one for each image, in their "
+        "order",
     )
     parser.add_argument(
         "--query",

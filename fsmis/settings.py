@@ -61,6 +61,7 @@ class SegmentSettings:
     auto_window: bool
     percentiles: list[float]
     support_slices: int | None
+    support_area: float
     doubt_below: float
     unlike: float
     dicom_seg: bool
@@ -175,6 +176,8 @@ def settings_of(overrides: Sequence[str]) -> DictConfig:
     require_at_least(1, size=cfg.size, figure_slices=cfg.figure_slices)
     if cfg.support_slices is not None:
         require_at_least(1, support_slices=cfg.support_slices)
+    if not 0 <= cfg.support_area <= 1:
+        raise UserError(f"support_area={cfg.support_area:g}: give a share, 0 to 1")
     if cfg.window is not None and (len(cfg.window) != 2 or not cfg.window[0] < cfg.window[1]):
         raise UserError(f"window={cfg.window}: give the lowest and the highest intensity kept")
     return cfg

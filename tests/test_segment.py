@@ -119,15 +119,37 @@ def test_copied_mask_lies_where_it_was_drawn(files, support):
     assert np.array_equal(written, np.repeat(labelled[:, :, np.newaxis], 8, axis=2))
 
 
-def test_default_slice_has_the_largest_area_and_says_what_it_lacks(files, support, capsys):
-    label = support[1].copy()
-    label[0, 0, 0] = 9  # a label of another slice
+def test_as_few_slices_as_show_every_label(files, support, capsys):
+    label = np.zeros_like(support[1])
+    label[20:80, 20:60, 3:6] = 1  # most of all in slice 3
+    label[20:80, 60:64, 3] = 1
+    label[90:100, 20:30, 3] = 2  # most of it lies in slice 5
+    label[90:110, 20:60, 5] = 2
+    label[90:110, 70:110, 0] = 3
     save(files["mask"], label, support[2])
-    main(arguments(files, COPY))
-    largest = np.count_nonzero(label, axis=(0, 1)).argmax()
+    main(arguments(files, COPY, "size=128"))
     printed = capsys.readouterr()
-    assert f"support: slice {largest} of" in printed.out
-    assert "note: labels" in printed.err and "9" in printed.err
+    assert "support: slices 0 (label 3), 5 (labels 1, 2) of" in printed.out
+    assert "not looked for" not in printed.err
+    assert np.unique(read(files["output"])).tolist() == [0, 1, 2, 3]
+    main(arguments(files, COPY, "size=128", "support_area=1"))
+    assert "slices 0 (label 3), 3 (label 1), 5 (label 2) of" in capsys.readouterr().out
+    assert "support_area=2: give a share" in refused(
+        arguments(files, COPY, "support_area=2"), capsys
+    )
+
+
+def test_what_is_not_looked_for_is_said(files, support, capsys):
+    label = support[1].copy()
+    label[0, 0, 0] = 9  # a pixel of another slice
+    save(files["mask"], label, support[2])
+    main(arguments(files, COPY, "--support-slice", "2"))
+    assert ", 9 are in other slices of the mask alone" in capsys.readouterr().err
+    main(arguments(files, COPY, "size=64"))
+    assert "note: labels 9 cover less than a pixel" in capsys.readouterr().err
+    label = np.where(label == 9, 9, 0).astype(label.dtype)
+    save(files["mask"], label, support[2])
+    assert "no label covers a pixel" in refused(arguments(files, COPY, "size=64"), capsys)
 
 
 @settings(

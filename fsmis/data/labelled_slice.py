@@ -40,7 +40,11 @@ class LabelledSlice:
 
 
 def labelled_slices(
-    image: Volume, mask: Volume, wanted: Sequence[int] = (), for_each_label: int | None = None
+    image: Volume,
+    mask: Volume,
+    wanted: Sequence[int] = (),
+    for_each_label: int | None = None,
+    shown: float = 0.5,
 ) -> list[LabelledSlice]:
     """The slices of one support volume that count, from the feet to the head.
 
@@ -49,7 +53,8 @@ def labelled_slices(
         mask: labels of the same shape, or of one slice of it.
         wanted: slices that count, from 0 along the axial axis of the image file as it is stored.
         for_each_label: where none are wanted, so many slices of each label, the middles of equal
-            parts of its extent; None for one slice, that of the largest labelled area.
+            parts of its extent; None for as few slices as show every label.
+        shown: of a label's largest area, what a slice holds at least to show it.
 
     Raises:
         UserError: the mask does not fit the image, a slice is not there or holds no label.
@@ -75,11 +80,12 @@ def labelled_slices(
             raise UserError(f"{mask.name}: an array of one slice; say which by support_slice")
         place = volume.axial_slice(wanted[0]) if wanted else _place(mask.name, mask.axial, volume)
         positions, at = [place], {place: labels[0]}
-    if not positions and for_each_label is not None:
-        at = _for_each_label(labels, for_each_label)
+    if not positions:
+        if for_each_label is None:
+            at = _showing_all(labels, shown)
+        else:
+            at = _for_each_label(labels, for_each_label)
         positions = list(at)
-    elif not positions:
-        positions = [int(np.count_nonzero(labels, axis=(1, 2)).argmax())]
     for position in positions:
         if not at[position].any():
             labelled = sorted(volume.axial_slice(int(z)) for z in _filled(labels))
@@ -92,6 +98,21 @@ def labelled_slices(
     return [
         LabelledSlice(volume, z, volume.axial_slice(z), at[z], elsewhere) for z in sorted(positions)
     ]
+
+
+def _showing_all(labels: np.ndarray, shown: float) -> dict[int, np.ndarray]:
+    """Position -> labels [H, W] that the slice shows and no slice before it: that with the largest
+    area of what is left comes first."""
+    values = np.unique(labels[labels > 0])
+    areas = np.stack([np.count_nonzero(labels == value, axis=(1, 2)) for value in values])
+    shows = (areas > 0) & (areas >= shown * areas.max(axis=1, keepdims=True))
+    left = np.ones(len(values), bool)
+    at: dict[int, np.ndarray] = {}
+    while left.any():
+        z = int(np.where(shows, areas, 0)[left].sum(axis=0).argmax())
+        at[z] = np.where(np.isin(labels[z], values[left & shows[:, z]]), labels[z], 0)
+        left &= ~shows[:, z]
+    return at
 
 
 def _for_each_label(labels: np.ndarray, count: int) -> dict[int, np.ndarray]:

@@ -103,10 +103,10 @@ def pair(
     The organs are the label values as text, from the largest mean area to the smallest. The support
     scan is the whole volume that was labelled; of several volumes it is the labelled slices alone,
     in their order, its slice distance NaN. Of a label in several slices the first serves all slices
-    of the query; see ``served``.
+    of the query; see ``served``. A label that covers no pixel of the grid is none of them.
 
     Raises:
-        UserError: a label is too small to be seen on the grid.
+        UserError: no label covers a pixel.
     """
     volumes = {id(some.volume): some.volume for some in support}
     scaled = {key: intensities.scale(volume.pixels) for key, volume in volumes.items()}
@@ -129,18 +129,16 @@ def pair(
             for z, some in zip(places, support, strict=True)
             if (mask := grid.to_common_grid(some.labels == value, some.volume.spacing) >= 0.5).any()
         }
-        if not masks:
-            raise UserError(
-                f"label {value} covers less than a pixel of {grid.pixel_mm:.2f} mm; "
-                "leave it out or raise size"
+        if masks:
+            tasks[str(value)] = OrganTask(
+                str(value),
+                np.array(list(masks)),
+                np.stack(list(masks.values())),
+                positions,
+                np.zeros_like(positions),
             )
-        tasks[str(value)] = OrganTask(
-            str(value),
-            np.array(list(masks)),
-            np.stack(list(masks.values())),
-            positions,
-            np.zeros_like(positions),
-        )
+    if not tasks:
+        raise UserError(f"no label covers a pixel of {grid.pixel_mm:.2f} mm; raise size")
 
     def scan(name: str, pixels: np.ndarray, slice_mm: float) -> Scan:
         spacing = slice_mm, grid.pixel_mm, grid.pixel_mm
