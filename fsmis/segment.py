@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="FILE",
         help=f"its labels ({nifti}), whole numbers, 0 for background: a volume of the same shape, "
-        "of which as few slices are used as show every label, or one slice; one for each image, in "
+        "of which support_slices=3 of each label are used, or one slice; one for each image, in "
         "their order",
     )
     parser.add_argument(
@@ -251,9 +251,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="K[,K...]",
         help="slices that are used, from 0 along the axial axis of the support image as the file "
-        "stores it (default: as few as show every label, or support_slices=N of each label; for a "
-        "mask of one slice, the one on which its affine places it); one for each image, in their "
-        "order",
+        "stores it (default: support_slices=3 of each label, spread over its extent; for a mask of "
+        "one slice, the one on which its affine places it); one for each image, in their order",
     )
     parser.add_argument(
         "--query",

@@ -127,12 +127,13 @@ def test_as_few_slices_as_show_every_label(files, support, capsys):
     label[90:110, 20:60, 5] = 2
     label[90:110, 70:110, 0] = 3
     save(files["mask"], label, support[2])
-    main(arguments(files, COPY, "size=128"))
+    few = [COPY, "size=128", "support_slices=null"]
+    main(arguments(files, *few))
     printed = capsys.readouterr()
     assert "support: slices 0 (label 3), 5 (labels 1, 2) of" in printed.out
     assert "not looked for" not in printed.err
     assert np.unique(read(files["output"])).tolist() == [0, 1, 2, 3]
-    main(arguments(files, COPY, "size=128", "support_area=1"))
+    main(arguments(files, *few, "support_area=1"))
     assert "slices 0 (label 3), 3 (label 1), 5 (label 2) of" in capsys.readouterr().out
     assert "support_area=2: give a share" in refused(
         arguments(files, COPY, "support_area=2"), capsys

@@ -290,6 +290,14 @@ def test_several_slices_of_a_support(files, support):  # noqa: F811
     assert set(part) == {0, 1}
 
 
+def test_the_labelled_slice_on_the_other_side_serves_too(files):  # noqa: F811
+    """Of a query that is the support itself, so that every slice is where it is."""
+    segmenter = VolumeSegmenter(files["image"], files["mask"], support_slice=[5, 2])
+    episode = segmenter.prepare(files["image"]).episode
+    task = served(episode, segmenter.method.segmenter).organs["1"]
+    assert task.serving() == [[2], [2], [5, 2], [5, 2], [2, 5], [5], [5], [5]]
+
+
 def test_a_whole_labelled_volume_looks_for_every_label(files, support):  # noqa: F811
     label = support[1].copy()
     label[:] = 0

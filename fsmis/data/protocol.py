@@ -45,6 +45,7 @@ class OrganTask:
         support_masks: bool [P, H, W], the organ in these slices, never empty.
         query_slices: int [S], slice positions in the query scan, ascending.
         part: int [S] in 0..P-1, which support slice serves each query slice.
+        beside: int [S], a second one that serves it beside the first, -1 for none; None: none do.
     """
 
     organ: str
@@ -52,6 +53,17 @@ class OrganTask:
     support_masks: np.ndarray
     query_slices: np.ndarray
     part: np.ndarray
+    beside: np.ndarray | None = None
+
+    def asking(self, rows: np.ndarray) -> OrganTask:
+        """The same task with only some of its query slices."""
+        asked = replace(self, query_slices=self.query_slices[rows], part=self.part[rows])
+        return asked if self.beside is None else replace(asked, beside=self.beside[rows])
+
+    def serving(self) -> list[list[int]]:
+        """Support slices that serve each query slice, the nearest last."""
+        parts = [self.part] if self.beside is None else [self.beside, self.part]
+        return [self.support_slices[some[some >= 0]].tolist() for some in np.stack(parts, 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +96,7 @@ class Episode:
 
     def asking(self, rows: Mapping[str, np.ndarray]) -> Episode:
         """The same episode with only some query slices: ``rows`` of the task of each organ, int."""
-        tasks = {
-            organ: replace(
-                task, query_slices=task.query_slices[rows[organ]], part=task.part[rows[organ]]
-            )
-            for organ, task in self.organs.items()
-        }
+        tasks = {organ: task.asking(rows[organ]) for organ, task in self.organs.items()}
         return replace(self, organs=tasks, whole_volume=False)
 
     def labelled_alone(self) -> Episode:
@@ -112,8 +119,9 @@ def served_slices(episode: Episode) -> dict[int, list[int]]:
     """Support slice -> the query slices it serves, for any organ; both ascending."""
     served: dict[int, set[int]] = {}
     for task in episode.organs.values():
-        for query, z in zip(task.query_slices, task.support_slices[task.part], strict=True):
-            served.setdefault(int(z), set()).add(int(query))
+        for query, supports in zip(task.query_slices, task.serving(), strict=True):
+            for z in supports:
+                served.setdefault(z, set()).add(int(query))
     return {z: sorted(served[z]) for z in sorted(served)}
 
 
@@ -272,8 +280,7 @@ class Protocol:
         if height == 0:
             # a single slice has no thirds: the middle support slice serves it
             return np.clip(last // 2 + last * np.sign(query_slices - first), 0, last)
-        part = (query_slices - first) // (height / self.n_parts)
-        return np.clip(part, 0, last).astype(int)
+        return np.clip((query_slices - first) // (height / self.n_parts), 0, last).astype(int)
 
 
 def organ_mask(scan: Scan, label_id: int) -> np.ndarray:

@@ -52,7 +52,8 @@ class AugmentMatchPrompt(PromptedMethod):
     """The three stages, organs and slices sharing what they have in common.
 
     One support set for every distinct support slice, one encoder pass for every distinct query
-    slice and matched copy, one memory for every (matched copy, organ).
+    slice and matched copy, one memory for every (matched copy, organ). Where a second support slice
+    serves a query slice too, its nearest copy is one memory more.
 
     Args:
         support_set: stage 1.
@@ -173,9 +174,10 @@ def _prompts(episode: Episode, slices: np.ndarray, copies: MatchedCopies) -> Pro
     memory_of: dict[tuple[int, str], int] = {}  # (copy, organ) -> memory
     row_query, row_memory = [], []
     for organ, task in episode.organs.items():
-        for query, z in zip(task.query_slices, task.support_slices[task.part], strict=True):
-            nearest = copies.nearest[int(z), int(query)]
-            memories = [memory_of.setdefault((int(c), organ), len(memory_of)) for c in nearest]
+        for query, supports in zip(task.query_slices, task.serving(), strict=True):
+            *beside, nearest = (copies.nearest[z, int(query)] for z in supports)
+            together = [*(others[-1] for others in beside), *nearest]
+            memories = [memory_of.setdefault((int(c), organ), len(memory_of)) for c in together]
             row_query.append(len(copies.images) + np.searchsorted(slices, query))
             row_memory.append(memories)
     most = max(map(len, row_memory))

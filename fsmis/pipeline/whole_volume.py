@@ -102,8 +102,8 @@ def pair(
 
     The organs are the label values as text, from the largest mean area to the smallest. The support
     scan is the whole volume that was labelled; of several volumes it is the labelled slices alone,
-    in their order, its slice distance NaN. Of a label in several slices the first serves all slices
-    of the query; see ``served``. A label that covers no pixel of the grid is none of them.
+    in their order, its slice distance NaN. Several slices of a label serve equal parts of the
+    query, until :func:`served` knows better. A label that covers no pixel of the grid is left out.
 
     Raises:
         UserError: no label covers a pixel.
@@ -130,13 +130,11 @@ def pair(
             if (mask := grid.to_common_grid(some.labels == value, some.volume.spacing) >= 0.5).any()
         }
         if masks:
-            tasks[str(value)] = OrganTask(
-                str(value),
-                np.array(list(masks)),
-                np.stack(list(masks.values())),
-                positions,
-                np.zeros_like(positions),
-            )
+            labelled, drawn = np.array(list(masks)), np.stack(list(masks.values()))
+            first = np.zeros_like(positions)
+            task = OrganTask(str(value), labelled, drawn, positions, first)
+            evenly = (np.arange(len(masks)) + 0.5) * len(positions) / len(masks)
+            tasks[str(value)] = _served_by_place(task, evenly)
     if not tasks:
         raise UserError(f"no label covers a pixel of {grid.pixel_mm:.2f} mm; raise size")
 
@@ -161,7 +159,8 @@ def _from_large_to_small(support: Sequence[LabelledSlice]) -> list[int]:
 
 def served(episode: Episode, segmenter: Segmenter | None) -> Episode:
     """The episode with each query slice served by the labelled slice whose place in the query is
-    nearest, for each organ; of several volumes, or without a segmenter, by the one most like it."""
+    nearest, for each organ, beside it by the one on its other side, where there is one; of several
+    volumes, or without a segmenter, by the one most like it."""
     if all(len(task.support_slices) == 1 for task in episode.organs.values()):
         return episode
     from fsmis.pipeline.alignment import place_support  # slow to load, and not always used
@@ -174,13 +173,18 @@ def served(episode: Episode, segmenter: Segmenter | None) -> Episode:
     if found is None:
         return _served_by_likeness(episode, segmenter)
     tasks = {
-        organ: replace(
-            task,
-            part=np.abs(found[task.support_slices] - task.query_slices[:, None]).argmin(axis=1),
-        )
+        organ: _served_by_place(task, found[task.support_slices])
         for organ, task in episode.organs.items()
     }
     return replace(episode, organs=tasks)
+
+
+def _served_by_place(task: OrganTask, places: np.ndarray) -> OrganTask:
+    """``places``: position of each labelled slice in the query, float ``[P]`` ascending."""
+    part = np.abs(places - task.query_slices[:, None]).argmin(axis=1)
+    beside = np.where(places[part] <= task.query_slices, part + 1, part - 1)
+    beside[beside == len(places)] = -1
+    return replace(task, part=part, beside=beside)
 
 
 def _served_by_likeness(episode: Episode, segmenter: Segmenter | None) -> Episode:
@@ -195,7 +199,9 @@ def _served_by_likeness(episode: Episode, segmenter: Segmenter | None) -> Episod
         matcher = EncoderFeatures(level=-1, batch_size=BATCH)
         queries, supports = segmenter.encode(queries), segmenter.encode(supports)
     tasks = {
-        organ: replace(task, part=match(matcher, queries, supports[task.support_slices])[:, 0])
+        organ: replace(
+            task, part=match(matcher, queries, supports[task.support_slices])[:, 0], beside=None
+        )
         for organ, task in episode.organs.items()
     }
     return replace(episode, organs=tasks)

@@ -133,6 +133,8 @@ def segmenting(
         for organ, task in episode.organs.items()
     }
     beyond = len(episode.support.image) if episode.whole_volume else 0
+    if any(len(task.support_slices) > 1 for task in episode.organs.values()):
+        beyond += len(episode.support.image) + len(episode.query_slices)  # to find who serves whom
     total = encoder_images(settings, served, beyond) or None
     before = model.images_encoded if model else 0
     task, done = bar.add_task(text, total=total), threading.Event()

@@ -174,12 +174,12 @@ def draw_preview(
 
     found = np.flatnonzero(labels.any(axis=(1, 2)))
     shown = _spread_and_ends(found, len(labels), n_slices)
-    supports = range(min(len(episode.support.image), MOST_SUPPORTS))
+    supports = _evenly(episode.support_slices, MOST_SUPPORTS).tolist()
     columns = len(supports) + len(shown)
     figure = Figure(figsize=(3 * columns, 4.8), layout="constrained")
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.6, 1.2])[:, 0]
     axes = parts[0].subplots(1, columns, squeeze=False)[0]
-    images = [*episode.support.image[: len(supports)], *episode.query.image[shown]]
+    images = [*episode.support.image[supports], *episode.query.image[shown]]
     titles = ["labelled slice"] * len(supports)
     titles += [f"query, slice {z}" + ("" if z in found else ": left empty") for z in shown]
     for axis, image, title in zip(axes, images, titles, strict=True):
@@ -201,10 +201,13 @@ def draw_preview(
 def _spread_and_ends(found: np.ndarray, n_slices: int, most: int) -> np.ndarray:
     """Up to ``most`` of the slices found, evenly apart, and those beside the first and the last."""
     candidates = found if len(found) else np.arange(n_slices)
-    spread = np.linspace(0, len(candidates) - 1, most).round().astype(int)
     beside = np.array([candidates[0] - 1, candidates[-1] + 1])
     inside = beside[(beside >= 0) & (beside < n_slices)]
-    return np.unique([*candidates[spread], *inside])
+    return np.unique([*_evenly(candidates, most), *inside])
+
+
+def _evenly(slices: np.ndarray, most: int) -> np.ndarray:
+    return slices[np.unique(np.linspace(0, len(slices) - 1, most).round().astype(int))]
 
 
 def _draw_extent(axis: "Axes", labels: np.ndarray, colours: dict[str, str]) -> None:

@@ -114,6 +114,18 @@ def test_matches_say_how_many_copies_prompted_together(episode, memories, count,
     assert {match.of for matches in method.matches.values() for match in matches} == {of}
 
 
+def test_a_slice_beside_the_nearest_gives_one_memory_more(episode):
+    liver = episode.organs["liver"]  # served by parts 0, 0, 1, 1
+    beside = replace(liver, beside=np.array([-1, 1, 0, -1]))
+    assert beside.serving() == [[1], [3, 1], [1, 3], [3]]
+    assert beside.asking(np.array([0, 2])).serving() == [[1], [1, 3]]
+    method = build("matcher=ncc", "method.memories=3")
+    alone = method.segment(episode)["liver"]
+    together = method.segment(replace(episode, organs={"liver": beside}))["liver"]
+    assert [match.of for match in method.matches["liver"]] == [3, 4, 4, 3]
+    assert [(a != b).any() for a, b in zip(alone, together, strict=True)] == [0, 1, 1, 0]
+
+
 def test_more_memories_change_the_answer(episode):
     one, three = build("matcher=ncc"), build("matcher=ncc", "method.memories=3")
     assert any(
