@@ -328,6 +328,21 @@ def test_organ_that_a_scan_lacks_is_left_out_and_said(data: Path, tmp_path: Path
     assert "LK" in set(scores[scores["query_scan"] == 2]["organ"])
 
 
+@pytest.mark.parametrize("query_slices", ["full_volume", "untold_full_volume"])
+def test_an_untold_volume_is_answered_without_its_label(
+    data: Path, tmp_path: Path, query_slices: str
+) -> None:
+    answers = []
+    for turn in range(2):
+        results = tmp_path / str(turn)
+        some = ["protocol.fold=0", f"protocol.query_slices={query_slices}", "save_predictions=true"]
+        assert run_here(copy_mask(data, results, *some)) == 0
+        (answer,) = results.rglob("predictions/*_scan1.nii.gz")
+        answers.append(read_volume(answer)[0])
+        spoil(data / "label_1.nii.gz", lambda label: np.roll(label, 5, axis=0))  # of a query
+    assert np.array_equal(*answers) == (query_slices == "untold_full_volume")
+
+
 def test_a_scan_without_any_organ_has_no_figure_to_wait_for(data: Path, tmp_path: Path) -> None:
     spoil(data / "label_2.nii.gz", np.zeros_like)
     command = copy_mask(

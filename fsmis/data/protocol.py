@@ -8,9 +8,8 @@ Three variants are in circulation, and published numbers mix them, so every numb
 - ``qnet`` (Q-Net, RPT, GMRD): the same scans sorted, the support is the one at ``support_index``.
 
 With ``n_parts`` > 1, the true extent of the organ in the query decides which support slice serves a
-query slice, and ``query_slices=organ_range`` segments only that extent. Both are oracles, as in all
-published rows. ``n_parts=1`` with ``full_volume`` has none: it is what a user without any label of
-the query gets.
+query slice, and ``query_slices=organ_range`` segments only that extent: oracles, as in published
+rows. ``untold_full_volume`` has none, nor has ``full_volume`` with ``n_parts=1``: as no user has.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from fsmis.data.dataset import Dataset, Scan
 from fsmis.errors import UserError
 
 VARIANTS = ("alpnet", "adnet", "qnet")
-QUERY_SLICES = ("organ_range", "full_volume")
+QUERY_SLICES = ("organ_range", "full_volume", "untold_full_volume")
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,9 @@ def served_slices(episode: Episode) -> dict[int, list[int]]:
     """Support slice -> the query slices it serves, for any organ; both ascending."""
     served: dict[int, set[int]] = {}
     for task in episode.organs.values():
-        for query, supports in zip(task.query_slices, task.serving(), strict=True):
+        for query, supports in zip(task.query_slices.tolist(), task.serving(), strict=True):
             for z in supports:
-                served.setdefault(z, set()).add(int(query))
+                served.setdefault(z, set()).add(query)
     return {z: sorted(served[z]) for z in sorted(served)}
 
 
@@ -132,7 +131,8 @@ class Protocol:
         variant: ``alpnet``, ``adnet`` or ``qnet``.
         fold: number of a fold, list of numbers, or ``all``.
         n_parts: number of support slices for each organ (3 in most published rows).
-        query_slices: ``organ_range`` (the query slices that contain the organ) or ``full_volume``.
+        query_slices: ``organ_range`` (that contain the organ), ``full_volume``, or
+            ``untold_full_volume``, where it has to be found which part serves.
         support_index: position of the support among the sorted scans of a fold; ``qnet`` only.
     """
 
@@ -161,14 +161,15 @@ class Protocol:
         self.n_parts = n_parts
         self.query_slices = query_slices
         self.support_index = support_index
+        self.untold = query_slices == "untold_full_volume"  # parts are equal ones of the volume
         self._fold = fold
 
     @property
     def name(self) -> str:
         """Name for tables and files, e.g. ``alpnet-3parts-organ_range``."""
-        index = "" if self.support_index is None else f"{self.support_index}"
-        parts = "1part" if self.n_parts == 1 else f"{self.n_parts}parts"
-        return f"{self.variant}{index}-{parts}-{self.query_slices}"
+        index = "" if self.support_index is None else self.support_index
+        several = "s" * (self.n_parts > 1)
+        return f"{self.variant}{index}-{self.n_parts}part{several}-{self.query_slices}"
 
     @property
     def oracle(self) -> str:
@@ -176,7 +177,7 @@ class Protocol:
         known = []
         if self.query_slices == "organ_range":
             known.append("only slices that contain the organ are segmented and scored")
-        if self.n_parts > 1:
+        if self.n_parts > 1 and not self.untold:
             known.append("the organ's extent says which support slice serves a query slice")
         return "; ".join(known) or "none"
 
@@ -218,7 +219,7 @@ class Protocol:
             query=replace(query, label=None),
             organs=organs,
             skipped=skipped,
-            whole_volume=self.query_slices == "full_volume",
+            whole_volume=self.query_slices != "organ_range",
         )
 
     def _folds(self, name: str, n_folds: int) -> list[int]:
@@ -255,7 +256,7 @@ class Protocol:
         present = slices_with(support_mask)
         middles = (2 * np.arange(self.n_parts) + 1) * len(present) // (2 * self.n_parts)
         extent = slices_with(query_mask)
-        if self.query_slices == "full_volume":
+        if self.query_slices != "organ_range":
             query_slices = np.arange(len(query_mask))
         elif self.variant == "alpnet":
             query_slices = np.arange(extent[0], extent[-1] + 1)
@@ -266,7 +267,7 @@ class Protocol:
             support_slices=present[middles],
             support_masks=support_mask[present[middles]],
             query_slices=query_slices,
-            part=self._parts(query_slices, extent),
+            part=self._parts(query_slices, query_slices if self.untold else extent),
         )
 
     def _parts(self, query_slices: np.ndarray, extent: np.ndarray) -> np.ndarray:
@@ -278,8 +279,7 @@ class Protocol:
             return np.searchsorted(extent[bounds], query_slices, side="right")
         first, height = extent[0], extent[-1] - extent[0]
         if height == 0:
-            # a single slice has no thirds: the middle support slice serves it
-            return np.clip(last // 2 + last * np.sign(query_slices - first), 0, last)
+            return np.clip(last // 2 + last * np.sign(query_slices - first), 0, last)  # the middle
         return np.clip((query_slices - first) // (height / self.n_parts), 0, last).astype(int)
 
 

@@ -184,6 +184,7 @@ def _served_by_place(task: OrganTask, places: np.ndarray) -> OrganTask:
     part = np.abs(places - task.query_slices[:, None]).argmin(axis=1)
     beside = np.where(places[part] <= task.query_slices, part + 1, part - 1)
     beside[beside == len(places)] = -1
+    beside[task.support_slices[beside] == task.support_slices[part]] = -1  # it serves already
     return replace(task, part=part, beside=beside)
 
 

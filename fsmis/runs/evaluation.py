@@ -19,6 +19,7 @@ from fsmis.data.protocol import Episode, Protocol, Split, truth
 from fsmis.errors import ScanError, UserError
 from fsmis.methods import Method, TrainingScans
 from fsmis.pipeline import Match
+from fsmis.pipeline.whole_volume import served
 from fsmis.runs.records import Cell
 
 
@@ -119,6 +120,8 @@ class Evaluation:
         self.fit(cell.fold)
         method = self.build()
         start = time.perf_counter()
+        if truths and self._protocol.untold:
+            episode = served(episode, getattr(method, "segmenter", None))
         masks = method.segment(episode) if truths else {}
         seconds = time.perf_counter() - start
         masks = {organ: masks[organ] for organ in truths}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from fsmis.data.dataset import Dataset, Scan
-from fsmis.data.protocol import Episode, Protocol, Split, slices_with, truth
+from fsmis.data.protocol import QUERY_SLICES, Episode, Protocol, Split, slices_with, truth
 from fsmis.errors import UserError
 from fsmis.methods.registration import CopyMask
 from fsmis.runs.evaluation import score
@@ -203,10 +203,22 @@ def test_full_volume_takes_all_slices_with_parts_by_the_extent(variant: str, mid
     assert organs["b"].part[0] == 0 and organs["b"].part[9] == 2
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_untold_full_volume_shows_nothing_of_the_extent(variant: str) -> None:
+    support = scan_with("1", a=[0, 1, 2])
+    low, high = scan_with("2", a=[0, 1, 2]), scan_with("2", a=[7, 8])
+    told = [cut(variant, support, query, query_slices="full_volume") for query in (low, high)]
+    assert told[0].organs["a"].part.tolist() != told[1].organs["a"].part.tolist()
+    untold = "untold_full_volume"
+    blind = [cut(variant, support, query, query_slices=untold) for query in (low, high)]
+    assert all(episode.whole_volume for episode in blind)
+    assert blind[0].organs["a"].part.tolist() == blind[1].organs["a"].part.tolist()
+
+
 @given(
     variant=st.sampled_from(VARIANTS),
     n_parts=st.sampled_from([1, 3]),
-    query_slices=st.sampled_from(["organ_range", "full_volume"]),
+    query_slices=st.sampled_from(QUERY_SLICES),
     support_slices=st.sets(st.integers(0, 9), min_size=1),
     extent=st.sets(st.integers(0, 9), min_size=1),
 )
@@ -266,7 +278,7 @@ def test_names_carry_the_variant() -> None:
     assert protocol("alpnet").name == "alpnet-3parts-organ_range"
     one = protocol("qnet", n_parts=1, query_slices="full_volume")
     assert one.name == "qnet2-1part-full_volume"
-    assert one.oracle == "none"
+    assert one.oracle == protocol("alpnet", query_slices="untold_full_volume").oracle == "none"
     assert "contain the organ" in protocol("adnet", n_parts=1).oracle
 
 
