@@ -450,6 +450,8 @@ def test_exhausted_gpu_is_said_in_one_line(files, capsys, monkeypatch):
 def test_a_label_of_several_parts_is_named(files, support, capsys):
     _, labels, affine = support
     apart = np.where((labels == RIGHT_KIDNEY) | (labels == LEFT_KIDNEY), 9, labels)
+    apart[2:12, 2:12, 2:5] = 8  # one organ, though two parts show in slice 3
+    apart[6:8, 2:12, 3] = 0
     save(files["mask"], apart, affine)
     small = ["segmenter.checkpoint=random", "segmenter.image_size=64", "support_set.count=2"]
     settings = [*small, "size=64", "device=cpu"]

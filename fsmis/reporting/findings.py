@@ -142,12 +142,13 @@ def _notes_on(volume: Volume) -> list[str]:
 
 
 def _of_several_parts(episode: Episode) -> list[str]:
-    """Labels whose support mask is not connected, as of lesions or both lungs."""
+    """Labels that are nowhere connected in the support, as of lesions or both lungs; an organ may
+    be in two parts in a slice."""
     connected = np.ones((3, 3))  # diagonally too
     return sorted(
         organ
         for organ, task in episode.organs.items()
-        if any(label(mask, connected)[1] > 1 for mask in task.support_masks)
+        if all(label(mask, connected)[1] > 1 for mask in task.support_masks)
     )
 
 
