@@ -133,9 +133,9 @@ def segmenting(
         for organ, task in episode.organs.items()
     }
     beyond = len(episode.support.image) if episode.whole_volume else 0
-    if any(len(task.support_slices) > 1 for task in episode.organs.values()):
-        beyond += len(episode.support.image) + len(episode.query_slices)  # to find who serves whom
-    total = encoder_images(settings, served, beyond) or None
+    several = any(len(task.support_slices) > 1 for task in episode.organs.values())
+    placing = len(episode.support.image) + len(episode.query_slices) if several else 0
+    total = encoder_images(settings, served, beyond, placing) or None
     before = model.images_encoded if model else 0
     task, done = bar.add_task(text, total=total), threading.Event()
 
@@ -156,7 +156,9 @@ def segmenting(
 Served = Mapping[int, list[int]]  # the query slices that each support slice serves
 
 
-def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int = 0) -> int:
+def encoder_images(
+    method: DictConfig, served: Mapping[str, Served], beyond: int = 0, placing: int = 0
+) -> int:
     """Most images of one episode: distinct query slices, and support slices or their copies.
 
     Zoom adds the same again for each organ and pass, and once for organs in doubt. Without zoom,
@@ -166,7 +168,8 @@ def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int
     is not subtracted.
 
     ``served`` is by organ (``served_slices`` of its task); ``beyond`` counts the slices of the
-    whole support, where an episode covers every slice of the query. 0 without a segmenter.
+    whole support, where an episode covers every slice of the query, ``placing`` those that are
+    looked at to find which support slice serves. 0 without a segmenter.
     """
     if "segmenter" not in method:
         return 0
@@ -175,7 +178,7 @@ def encoder_images(method: DictConfig, served: Mapping[str, Served], beyond: int
         for z, slices in of_organ.items():
             together.setdefault(z, set()).update(slices)
     whole = {z: sorted(slices) for z, slices in together.items()}
-    images = _images(method, whole)
+    images = _images(method, whole) + placing
     said = partial(OmegaConf.select, method)  # None in a method of one's own that has other parts
     if said("extent.when") == "whole_volume" and said("extent.place"):
         images += beyond

@@ -124,7 +124,7 @@ class Planner:
         self._planned: set[tuple[str, Cell]] = set()
         self._trained: set[Path] = set()  # folders of trainings
         # by organ the query slices that each support slice serves, by what decides it
-        self._served: dict[tuple[str, Cell], tuple[dict[str, dict[int, list[int]]], int]] = {}
+        self._served: dict[tuple[str, Cell], tuple[dict[str, dict[int, list[int]]], int, int]] = {}
 
     def plan(self, job: Job) -> Plan:
         """What a run is going to do after those before it; UserError for bad settings or data."""
@@ -174,10 +174,19 @@ class Planner:
                     for organ, task in episode.organs.items()
                 }
                 beyond = len(episode.support.image) if episode.whole_volume else 0
-                self._served[key] = served, beyond
+                placing = 0
+                if run.protocol.untold:  # any may serve any
+                    placing = beyond + len(episode.query_slices)
+                    served = {
+                        organ: dict.fromkeys(
+                            task.support_slices.tolist(), task.query_slices.tolist()
+                        )
+                        for organ, task in episode.organs.items()
+                    }
+                self._served[key] = served, beyond, placing
             except ScanError as error:
                 errors.print(f"scan {cell.query_scan} of fold {cell.fold} will fail: {error}")
-                self._served[key] = {}, 0
+                self._served[key] = {}, 0, 0
         return encoder_images(run.cfg.method, *self._served[key])
 
 

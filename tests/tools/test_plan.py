@@ -84,16 +84,28 @@ def test_trainings_to_do_are_counted_and_timed(data: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("matcher", "flip", "zoom"),
-    [("encoder_features", False, 0), ("ncc", True, 0), ("encoder_features", False, 1)],
+    ("matcher", "flip", "zoom", "query_slices"),
+    [
+        ("encoder_features", False, 0, "organ_range"),
+        ("ncc", True, 0, "organ_range"),
+        ("encoder_features", False, 1, "organ_range"),
+        ("ncc", False, 0, "untold_full_volume"),
+    ],
 )
 def test_encoder_images_are_those_of_the_run(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matcher: str, flip: bool, zoom: int
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    matcher: str,
+    flip: bool,
+    zoom: int,
+    query_slices: str,
 ) -> None:
     sizes = ["support_set.count=null", "support_set.per_query_slice=1"]
     scales = "[0.7]" if zoom else "[]"
     sizes += [f"method.zoom.passes={zoom}", f"method.scale.scales={scales}"]
     more = [*RANDOM, *sizes, f"matcher={matcher}", f"method.flip={flip}", "protocol.fold=0"]
+    more.append(f"protocol.query_slices={query_slices}")
     overrides = where(data, tmp_path, *more)
     (plan,) = planned(overrides)
     encoded = 0
