@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="FILE",
         help=f"its labels ({nifti}), whole numbers, 0 for background: a volume of the same shape, "
-        "of which support_slices=3 of each label are used, or one slice; one for each image, in "
+        "of which support_slices=8 of each label are used, or one slice; one for each image, in "
         "their order",
     )
     parser.add_argument(
@@ -251,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="K[,K...]",
         help="slices that are used, from 0 along the axial axis of the support image as the file "
-        "stores it (default: support_slices=3 of each label, spread over its extent; for a mask of "
+        "stores it (default: support_slices=8 of each label, spread over its extent; for a mask of "
         "one slice, the one on which its affine places it); one for each image, in their order",
     )
     parser.add_argument(
