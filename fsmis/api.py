@@ -29,13 +29,12 @@ from fsmis.data.protocol import Episode
 from fsmis.data.volume import Given, Volume
 from fsmis.errors import UserError
 from fsmis.methods import Method
-from fsmis.methods.prompted import PromptedMethod
+from fsmis.methods.prompted import PromptedMethod, serving
 from fsmis.pipeline.whole_volume import (
     Intensities,
     is_ct,
     labels_on_query,
     pair,
-    served,
     window_of,
 )
 from fsmis.reporting.findings import Found, doubts, found_in, notes_on_inputs
@@ -228,9 +227,8 @@ class VolumeSegmenter:
     def answer(self, prepared: Prepared) -> Segmentation:
         """Segment a prepared query; see ``segment``."""
         query, grid, method = prepared.query, prepared.grid, self.method
-        segmenter = method.segmenter if isinstance(method, PromptedMethod) else None
         try:
-            masks = method.segment(served(prepared.episode, segmenter))
+            masks = method.segment(serving(method, prepared.episode))
         except (RuntimeError, MemoryError) as error:  # such as a GPU out of memory
             raise UserError(
                 f"{query.name}: segmenting failed ({error}); try device=cpu, a smaller segmenter "

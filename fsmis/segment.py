@@ -26,7 +26,7 @@ from fsmis.data.nifti import NIFTI
 from fsmis.data.volume import DICOM_SEG, queries_in, require_folder, require_target, require_there
 from fsmis.errors import UserError
 from fsmis.reporting.display import segmenting, time_left
-from fsmis.reporting.findings import SUMMARY, LabelledFolder, made_from
+from fsmis.reporting.findings import SUMMARY, LabelledFolder, labels_in_words, made_from
 from fsmis.settings import SegmentSettings
 from fsmis.source import source_hash
 
@@ -199,9 +199,7 @@ def _ending(query: Path, segmenter: VolumeSegmenter) -> str:
 def _say_supports(segmenter: VolumeSegmenter) -> None:
     for volume, slices in zip(segmenter.supports, segmenter.slices, strict=True):
         positions = ", ".join(
-            f"{some.stored_position} (label{'s' if len(some.values) > 1 else ''} "
-            f"{', '.join(map(str, some.values))})"
-            for some in slices
+            f"{some.stored_position} ({labels_in_words(some.values)})" for some in slices
         )
         plural = "s" if len(slices) > 1 else ""
         console.print(f"support: slice{plural} {positions} of {volume.name}")
@@ -242,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="FILE",
         help=f"its labels ({nifti}), whole numbers, 0 for background: a volume of the same shape, "
-        "of which support_slices=8 of each label are used, or one slice; one for each image, in "
+        "of which support_slices=N of each label are used, or one slice; one for each image, in "
         "their order",
     )
     parser.add_argument(
@@ -251,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="K[,K...]",
         help="slices that are used, from 0 along the axial axis of the support image as the file "
-        "stores it (default: support_slices=8 of each label, spread over its extent; for a mask of "
+        "stores it (default: support_slices=N of each label, spread over its extent; for a mask of "
         "one slice, the one on which its affine places it); one for each image, in their order",
     )
     parser.add_argument(

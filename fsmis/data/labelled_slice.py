@@ -42,9 +42,9 @@ class LabelledSlice:
 def labelled_slices(
     image: Volume,
     mask: Volume,
-    wanted: Sequence[int] = (),
-    for_each_label: int | None = None,
-    shown: float = 0.5,
+    wanted: Sequence[int],
+    for_each_label: int | None,
+    shown: float,
 ) -> list[LabelledSlice]:
     """The slices of one support volume that count, from the feet to the head.
 

@@ -278,8 +278,8 @@ class Protocol:
             bounds = np.linspace(0, len(extent), self.n_parts + 1).astype(int)[1:-1]
             return np.searchsorted(extent[bounds], query_slices, side="right")
         first, height = extent[0], extent[-1] - extent[0]
-        if height == 0:
-            return np.clip(last // 2 + last * np.sign(query_slices - first), 0, last)  # the middle
+        if height == 0:  # a single slice has no thirds: the middle support slice serves it
+            return np.clip(last // 2 + last * np.sign(query_slices - first), 0, last)
         return np.clip((query_slices - first) // (height / self.n_parts), 0, last).astype(int)
 
 

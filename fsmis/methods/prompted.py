@@ -14,6 +14,7 @@ from fsmis.methods import Method
 from fsmis.pipeline.alignment import ScaleSearch, place_support
 from fsmis.pipeline.extent import Extent, likeness
 from fsmis.pipeline.prompting import Prompts
+from fsmis.pipeline.whole_volume import served
 from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters import Answer, Segmenter, Tracker, largest_component, unable
 from fsmis.segmenters.features import Features, batches
@@ -107,6 +108,12 @@ class PromptedMethod(Method):
             organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()
         }
         return masks
+
+
+def serving(method: Method, episode: Episode) -> Episode:
+    """The episode with who serves found, by the features of a method that prompts; see
+    :func:`served`."""
+    return served(episode, method.segmenter if isinstance(method, PromptedMethod) else None)
 
 
 def apart(episode: Episode, answers: dict[str, Answer], by_presence: bool) -> dict[str, Answer]:

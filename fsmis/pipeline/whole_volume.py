@@ -102,8 +102,8 @@ def pair(
 
     The organs are the label values as text, from the largest mean area to the smallest. The support
     scan is the whole volume that was labelled; of several volumes it is the labelled slices alone,
-    in their order, its slice distance NaN. Several slices of a label serve equal parts of the
-    query, until :func:`served` knows better. A label that covers no pixel of the grid is left out.
+    in their order, its slice distance NaN. Of a label in several slices the first serves all
+    slices of the query; see :func:`served`. A label that covers no pixel of the grid is left out.
 
     Raises:
         UserError: no label covers a pixel.
@@ -130,11 +130,13 @@ def pair(
             if (mask := grid.to_common_grid(some.labels == value, some.volume.spacing) >= 0.5).any()
         }
         if masks:
-            labelled, drawn = np.array(list(masks)), np.stack(list(masks.values()))
-            first = np.zeros_like(positions)
-            task = OrganTask(str(value), labelled, drawn, positions, first)
-            evenly = (np.arange(len(masks)) + 0.5) * len(positions) / len(masks)
-            tasks[str(value)] = _served_by_place(task, evenly)
+            tasks[str(value)] = OrganTask(
+                str(value),
+                np.array(list(masks)),
+                np.stack(list(masks.values())),
+                positions,
+                np.zeros_like(positions),
+            )
     if not tasks:
         raise UserError(f"no label covers a pixel of {grid.pixel_mm:.2f} mm; raise size")
 

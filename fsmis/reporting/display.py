@@ -128,14 +128,7 @@ def segmenting(
 
     network = getattr(method, "segmenter", None)
     model = network if isinstance(network, NetworkSegmenter) else None
-    served = {
-        organ: served_slices(replace(episode, organs={organ: task}))
-        for organ, task in episode.organs.items()
-    }
-    beyond = len(episode.support.image) if episode.whole_volume else 0
-    several = any(len(task.support_slices) > 1 for task in episode.organs.values())
-    placing = len(episode.support.image) + len(episode.query_slices) if several else 0
-    total = encoder_images(settings, served, beyond, placing) or None
+    total = encoder_images(settings, *looked_at(episode, untold=True)) or None
     before = model.images_encoded if model else 0
     task, done = bar.add_task(text, total=total), threading.Event()
 
@@ -154,6 +147,24 @@ def segmenting(
 
 
 Served = Mapping[int, list[int]]  # the query slices that each support slice serves
+
+
+def looked_at(episode: Episode, untold: bool) -> tuple[Mapping[str, Served], int, int]:
+    """``served``, ``beyond`` and ``placing`` of :func:`encoder_images` for an episode.
+
+    If ``untold``, which of several support slices serves has to be found: any may serve any slice.
+    """
+    whole = len(episode.support.image)
+    beyond = whole if episode.whole_volume else 0
+    tasks = episode.organs
+    if untold and any(len(task.support_slices) > 1 for task in tasks.values()):
+        any_ = {
+            organ: dict.fromkeys(task.support_slices.tolist(), task.query_slices.tolist())
+            for organ, task in tasks.items()
+        }
+        return any_, beyond, whole + len(episode.query_slices)
+    told = {o: served_slices(replace(episode, organs={o: task})) for o, task in tasks.items()}
+    return told, beyond, 0
 
 
 def encoder_images(

@@ -83,7 +83,7 @@ def doubts(found: Sequence[Found], n_slices: int, doubt_below: float) -> list[st
     """
     notes = []
     if missing := [some.label for some in found if some.slices is None]:
-        notes.append(f"{_labels(missing)} not found in any slice")
+        notes.append(f"{labels_in_words(missing)} not found in any slice")
     for some in found:
         if some.confidence is not None and some.confidence < doubt_below:
             notes.append(
@@ -94,8 +94,8 @@ def doubts(found: Sequence[Found], n_slices: int, doubt_below: float) -> list[st
     at_end = [some.label for some in found if some.slices and ends & set(some.slices)]
     if at_end and n_slices > 1:
         notes.append(
-            f"{_labels(at_end)} found up to the end of the volume (slice 0 or {n_slices - 1}): cut "
-            "off there, or taken for something else"
+            f"{labels_in_words(at_end)} found up to the end of the volume (slice 0 or "
+            f"{n_slices - 1}): cut off there, or taken for something else"
         )
     return notes
 
@@ -127,7 +127,8 @@ def notes_on_inputs(
     return notes
 
 
-def _labels(values: Sequence[int]) -> str:
+def labels_in_words(values: Sequence[int]) -> str:
+    """Such as ``labels 1, 4``."""
     return f"label{'s' * (len(values) > 1)} {', '.join(map(str, values))}"
 
 

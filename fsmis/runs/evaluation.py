@@ -19,7 +19,6 @@ from fsmis.data.protocol import Episode, Protocol, Split, truth
 from fsmis.errors import ScanError, UserError
 from fsmis.methods import Method, TrainingScans
 from fsmis.pipeline import Match
-from fsmis.pipeline.whole_volume import served
 from fsmis.runs.records import Cell
 
 
@@ -121,7 +120,9 @@ class Evaluation:
         method = self.build()
         start = time.perf_counter()
         if truths and self._protocol.untold:
-            episode = served(episode, getattr(method, "segmenter", None))
+            from fsmis.methods.prompted import serving  # slow to load, and not always used
+
+            episode = serving(method, episode)
         masks = method.segment(episode) if truths else {}
         seconds = time.perf_counter() - start
         masks = {organ: masks[organ] for organ in truths}

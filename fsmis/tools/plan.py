@@ -8,8 +8,8 @@ ran; --measure segments a scan of each run that has none, and trains nothing.
 
 import argparse
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,14 +20,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fsmis.cli import command_line, console, errors
-from fsmis.data.protocol import served_slices
 from fsmis.errors import ScanError
 from fsmis.files import author
 from fsmis.methods import TrainingScans
 from fsmis.methods.trained.fold import TIMING, FoldTraining
 from fsmis.methods.trained.network import EpisodicNetwork
 from fsmis.methods.trained.training import EpisodicTraining
-from fsmis.reporting.display import encoder_images
+from fsmis.reporting.display import Served, encoder_images, looked_at
 from fsmis.run import Run
 from fsmis.runs.records import Cell, read_json
 from fsmis.runs.sweep import Job, at_home, compose_jobs, own_options
@@ -124,7 +123,7 @@ class Planner:
         self._planned: set[tuple[str, Cell]] = set()
         self._trained: set[Path] = set()  # folders of trainings
         # by organ the query slices that each support slice serves, by what decides it
-        self._served: dict[tuple[str, Cell], tuple[dict[str, dict[int, list[int]]], int, int]] = {}
+        self._served: dict[tuple[str, Cell], tuple[Mapping[str, Served], int, int]] = {}
 
     def plan(self, job: Job) -> Plan:
         """What a run is going to do after those before it; UserError for bad settings or data."""
@@ -169,21 +168,7 @@ class Planner:
         if key not in self._served:
             try:
                 _, episode = run.evaluation.episode(cell)
-                served = {
-                    organ: served_slices(replace(episode, organs={organ: task}))
-                    for organ, task in episode.organs.items()
-                }
-                beyond = len(episode.support.image) if episode.whole_volume else 0
-                placing = 0
-                if run.protocol.untold:  # any may serve any
-                    placing = beyond + len(episode.query_slices)
-                    served = {
-                        organ: dict.fromkeys(
-                            task.support_slices.tolist(), task.query_slices.tolist()
-                        )
-                        for organ, task in episode.organs.items()
-                    }
-                self._served[key] = served, beyond, placing
+                self._served[key] = looked_at(episode, run.protocol.untold)
             except ScanError as error:
                 errors.print(f"scan {cell.query_scan} of fold {cell.fold} will fail: {error}")
                 self._served[key] = {}, 0, 0
