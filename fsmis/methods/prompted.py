@@ -12,7 +12,7 @@ from scipy.special import expit
 from fsmis.data.protocol import Episode
 from fsmis.methods import Method
 from fsmis.pipeline.alignment import ScaleSearch, place_support
-from fsmis.pipeline.extent import Extent, likeness
+from fsmis.pipeline.extent import Extent, joined, looks
 from fsmis.pipeline.prompting import Prompts
 from fsmis.pipeline.whole_volume import served
 from fsmis.pipeline.zoom import Zoom
@@ -70,22 +70,19 @@ class PromptedMethod(Method):
         if not self.extent.applies(episode):
             return answer
         nearest = prompts.row_memory[:, -1]
-        alike = [  # a few rows at a time: each has the features of two images
-            likeness(
-                images[prompts.row_query[rows]],
-                answer.logits[rows] > 0,
-                images[prompts.memory_copy[nearest[rows]]],
-                prompts.memory_mask[nearest[rows]],
-            )
-            for rows in batches(np.arange(len(answer)), self.segmenter.batch_size)
-        ]
+        seen, labelled = [], []
+        for rows in batches(np.arange(len(answer)), self.segmenter.batch_size):
+            memories = nearest[rows]
+            of_query, of_copies = prompts.row_query[rows], prompts.memory_copy[memories]
+            seen.append(looks(images[of_query], answer.logits[rows] > 0))
+            labelled.append(looks(images[of_copies], prompts.memory_mask[memories]))
         places = None
         if self.extent.place:  # the rows of the first organ are all query slices
-            of_query = prompts.row_query[: len(episode.query_slices)]
-            query = (images[rows] for rows in batches(of_query, self.segmenter.batch_size))
+            slices = prompts.row_query[: len(episode.query_slices)]
+            query = (images[rows] for rows in batches(slices, self.segmenter.batch_size))
             places = place_support(self.segmenter, episode, query)
         return self.extent.limit(
-            episode, answer, np.concatenate(alike), places, self.largest_component
+            episode, answer, joined(seen), joined(labelled), places, self.largest_component
         )
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:

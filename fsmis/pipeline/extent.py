@@ -5,7 +5,8 @@ organ follow one another, near the place that the labelled slice has in the quer
 from one of them to the next; the model believes its masks there more than elsewhere, what they hold
 looks more like the labelled organ, and no other organ claims it.
 Nothing has to be calibrated: these cues, each against its spread within the volume, are added up,
-and the run of slices is kept that stands out most.
+and the run of slices is kept that stands out most. It is settled twice: the organ looks more like
+itself in the other slices of the first run than like the labelled organ of another patient.
 """
 
 import math
@@ -23,6 +24,8 @@ from fsmis.segmenters.features import Features, masked_average, on_grid
 LEVELS = (-1, -2)  # of the features that are compared, the coarsest first, as far as there are
 HIGHEST = 0.999  # cosine that is told apart from 1
 STEADY = 0.2  # as far as masks of neighbouring slices lie apart in any organ
+
+Looks = list[np.ndarray]  # of R masks, float [R, C] for each of L levels
 
 
 class Extent:
@@ -115,7 +118,8 @@ class Extent:
         self,
         episode: Episode,
         answer: Answer,
-        likeness: np.ndarray,
+        seen: Looks,
+        labelled: Looks,
         places: np.ndarray | None,
         one_part: bool,
     ) -> Answer:
@@ -124,63 +128,80 @@ class Extent:
         Args:
             episode: its tasks' slices are the rows, in order.
             answer: R rows.
-            likeness: ``[R, L]`` of :func:`likeness`.
+            seen: what their masks hold.
+            labelled: what the labels that prompt them hold.
             places: position of every support slice in the query; None: not known.
             one_part: of an organ that ends, keep no slice beyond its largest part; pixels count the
                 less, the farther they are from the labelled slice's place.
         """
         score, start = answer.object_score.copy(), 0
-        angle = np.arctanh(np.clip(likeness, -HIGHEST, HIGHEST))  # cosines crowd below 1
-        cues = np.column_stack([answer.iou, answer.object_score, angle])
+        sure = np.column_stack([answer.iou, answer.object_score])
         if len(episode.organs) > 1:
             lost = claimed_by_others(answer.logits, answer.iou, len(episode.organs))
-            cues = np.column_stack([cues, -lost])
+            sure = np.column_stack([sure, -lost])
         for task in episode.organs.values():
             rows = np.arange(start, start + len(task.query_slices))
+            start += len(rows)
             masks = answer.logits[rows] > 0
             found = np.asarray(masks.any(axis=(1, 2)))
             if not found.any():  # nothing to rule out, and zoom may find it
-                start = rows[-1] + 1
                 continue
             away = between = None
             if places is not None:
-                labelled = places[task.support_slices]
-                first, last = labelled.min() - task.query_slices, task.query_slices - labelled.max()
+                of_labels = places[task.support_slices]
+                first, last = (
+                    of_labels.min() - task.query_slices,
+                    task.query_slices - of_labels.max(),
+                )
                 away = np.maximum(0, np.maximum(first, last)) * episode.query.spacing[0]
                 between = (first < 0) & (last < 0)
-            held = self.held(cues[rows], found, away, jumps_between(masks), between)
-            if one_part and (found & ~held).any():
-                near = None if away is None else np.exp(-away / self.near)
-                part = largest_component(masks & held[:, None, None], near)
-                held &= part.any(axis=(1, 2))
+            near = None if away is None else np.exp(-away / self.near)
+            jumps = jumps_between(masks)
+            here, reference = [look[rows] for look in seen], [look[rows] for look in labelled]
+            for _ in range(2):
+                cues = np.column_stack([sure[rows], likeness(here, reference)])
+                held = self.held(cues, found, away, jumps, between)
+                if one_part and (found & ~held).any():
+                    part = largest_component(masks & held[:, None, None], near)
+                    held &= part.any(axis=(1, 2))
+                if np.count_nonzero(held) < 2:
+                    break  # a single slice has no others to be compared with
+                reference = of_the_others(here, held * answer.iou[rows])
             score[rows[~held]] = -np.inf
-            start = rows[-1] + 1
         return replace(answer, object_score=score)
 
 
-def likeness(
-    queries: Features, found: np.ndarray, supports: Features, labelled: np.ndarray
-) -> np.ndarray:
-    """How much what was found looks like what is labelled: cosine ``[R, L]`` in [-1, 1] of the mean
-    features under the masks, at L levels, two where there are; -1 where nothing was found.
+def looks(features: Features, masks: np.ndarray) -> Looks:
+    """What masks bool ``[R, H, W]`` hold on R images: the mean features under them, at two levels
+    where there are; 0 where one is empty."""
+    means = []
+    for level in LEVELS[: len(features.levels)]:
+        maps = features.levels[level].float()
+        weights = on_grid(torch.as_tensor(masks, device=maps.device), maps.shape[-2:])
+        means.append(masked_average(maps, weights).cpu().numpy())
+    return means
 
-    Args:
-        queries: features of R query images.
-        found: bool ``[R, H, W]``.
-        supports: features of the R support images.
-        labelled: bool ``[R, H, W]``.
-    """
-    cosines = []
-    for level in LEVELS[: len(queries.levels)]:
-        means = []
-        for features, masks in ((queries, found), (supports, labelled)):
-            maps = features.levels[level].float()
-            weights = on_grid(torch.as_tensor(masks, device=maps.device), maps.shape[-2:])
-            means.append(masked_average(maps, weights))
-        cosines.append(torch.cosine_similarity(means[0], means[1], dim=1).cpu().numpy())
-    cosine = np.stack(cosines, axis=1)
-    cosine[~found.any(axis=(1, 2))] = -1
-    return cosine
+
+def joined(parts: list[Looks]) -> Looks:
+    """Looks of some rows after those of others."""
+    return [np.concatenate(level) for level in zip(*parts, strict=True)]
+
+
+def of_the_others(seen: Looks, weights: np.ndarray) -> Looks:
+    """What the other rows hold together, each as much as it weighs, ``[R]``; up to a factor, which
+    no cosine notices."""
+    weighted = [weights[:, None] * look for look in seen]
+    return [look.sum(axis=0) - look for look in weighted]
+
+
+def likeness(some: Looks, others: Looks) -> np.ndarray:
+    """How much R rows look like R others, float ``[R, L]``: cosines, spread out where they crowd
+    below 1 by the inverse hyperbolic tangent."""
+    cosines = [
+        torch.cosine_similarity(torch.from_numpy(one), torch.from_numpy(other), dim=1).numpy()
+        for one, other in zip(some, others, strict=True)
+    ]
+    return np.arctanh(np.clip(np.stack(cosines, axis=1), -HIGHEST, HIGHEST))
 
 
 def claimed_by_others(logits: np.ndarray, overlap: np.ndarray, organs: int) -> np.ndarray:

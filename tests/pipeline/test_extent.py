@@ -1,6 +1,7 @@
 """Which slices hold the organ: what stands out, what is ruled out, what that saves."""
 
 from dataclasses import replace
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fsmis.pipeline.extent import (
     claimed_by_others,
     jumps_between,
     likeness,
+    looks,
     standing_out,
 )
 from fsmis.segmenters import Answer
@@ -72,11 +74,17 @@ def whole(episode):  # noqa: F811
     return replace(episode, organs=tasks, whole_volume=True)
 
 
+def looking(iou):
+    """What masks hold, the liker the labels the higher their predicted overlap, and the labels."""
+    iou = np.asarray(iou, np.float32)
+    return [np.column_stack([iou, 1 - iou])], [np.tile(np.float32([1, 0]), (len(iou), 1))]
+
+
 def test_slices_beyond_the_extent_are_ruled_out(episode):  # noqa: F811
     logits = np.full((16, 4, 4), 3.0, np.float32)
     iou = np.tile([0.1, 0.2, 0.7, 0.8, 0.7, 0.2, 0.1, 0.1], 2).astype(np.float32)
     answer = Answer(logits, np.ones(16, np.float32), iou)
-    kept = extent().limit(whole(episode), answer, iou[:, None], None, True)
+    kept = extent().limit(whole(episode), answer, *looking(iou), None, True)
     expected = np.tile([0, 0, 1, 1, 1, 0, 0, 0], 2).astype(bool)
     np.testing.assert_array_equal(~kept.excluded, expected)
     np.testing.assert_array_equal(kept.masks.any(axis=(1, 2)), expected)
@@ -90,7 +98,7 @@ def test_of_two_parts_the_one_near_the_labelled_slice_is_kept(episode, one_part,
     stage = extent(near=10.0)
     stage.held = lambda *_: np.arange(8) < 7
     places = np.arange(8) - 1.0  # liver is labelled in support slices 1 and 3
-    kept = stage.limit(whole(episode), answer, np.ones((16, 1)), places, one_part)
+    kept = stage.limit(whole(episode), answer, *looking(answer.iou), places, one_part)
     np.testing.assert_array_equal(np.flatnonzero(~kept.excluded[:8]), np.arange(last + 1))
 
 
@@ -99,7 +107,7 @@ def test_an_organ_found_nowhere_is_left_for_zoom_to_find(episode):  # noqa: F811
     logits[8:] = 3.0
     iou = np.tile([0.1, 0.2, 0.7, 0.8, 0.7, 0.2, 0.1, 0.1], 2).astype(np.float32)
     answer = Answer(logits, np.ones(16, np.float32), iou)
-    kept = extent().limit(whole(episode), answer, iou[:, None], None, True)
+    kept = extent().limit(whole(episode), answer, *looking(iou), None, True)
     assert not kept.excluded[:8].any() and kept.excluded[8:].any()
 
 
@@ -169,10 +177,29 @@ def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
     features = segmenter.encode(episode.query.image[:2])
     left, right = np.zeros((2, 1, 96, 96), bool)
     left[0, 20:60, 10:40] = right[0, 20:60, 60:90] = True
-    same = likeness(features[:1], left, features[:1], left)
-    other = likeness(features[:1], right, features[:1], left)
-    assert same.shape == (1, 2) and (same > 0.999).all() and (other < same).all()
-    assert (likeness(features[:1], np.zeros_like(left), features[:1], left) == -1).all()
+    of_left, of_right, of_none = (
+        looks(features[:1], masks) for masks in (left, right, np.zeros_like(left))
+    )
+    same, other = likeness(of_left, of_left), likeness(of_right, of_left)
+    assert same.shape == (1, 2) and (np.tanh(same) > 0.998).all() and (other < same).all()
+    np.testing.assert_array_equal(likeness(of_none, of_left), 0)
+
+
+def test_a_slice_that_looks_unlike_the_others_of_its_run_is_ruled_out(episode):  # noqa: F811
+    seen = np.tile(np.float32([1, 0, 0]), (16, 1))
+    seen[[0, 1, 7, 8, 9, 15]] = [0, 1, 0]
+    seen[[6, 14]] = [0.3, 0, 1]  # as like the label as the others are, and unlike them
+    labelled = np.tile(np.float32([0, 0, 1]), (16, 1))
+    labelled[[0, 1, 7, 8, 9, 15]] = [1, 0, 0]
+    labelled[[6, 14]] = [1, 0, 0]
+    labelled[2:6] = labelled[10:14] = [0.3, 0, 1]
+    iou = np.tile([0.2, 0.2, 0.8, 0.8, 0.8, 0.8, 0.6, 0.2], 2).astype(np.float32)
+    answer = Answer(np.full((16, 4, 4), 3.0, np.float32), np.ones(16, np.float32), iou)
+    kept = extent().limit(whole(episode), answer, [seen], [labelled], None, False)
+    assert np.flatnonzero(~kept.excluded[:8]).tolist() == [2, 3, 4, 5]
+    alike = [np.where(np.arange(16)[:, None] % 8 == 6, seen[2], seen)]
+    kept = extent().limit(whole(episode), answer, alike, [labelled], None, False)
+    assert np.flatnonzero(~kept.excluded[:8]).tolist() == [2, 3, 4, 5, 6]
 
 
 def middle(cues, *others):
@@ -248,7 +275,7 @@ def test_zoom_asks_about_kept_slices_alone(episode, method):  # noqa: F811
 
 def test_an_organ_ruled_out_of_every_slice_is_empty_and_stops_nothing(episode):  # noqa: F811
     built = build("matcher=ncc", "method.extent.when=whole_volume", "method.zoom.passes=1")
-    organs = iter([np.zeros(8, bool), middle(np.zeros((8, 1)))])
+    organs = chain([np.zeros(8, bool)], repeat(middle(np.zeros((8, 1)))))
     built.extent.held = lambda *cues: next(organs)
     masks = built.segment(whole(episode))
     liver, spleen = masks.values()
