@@ -63,7 +63,7 @@ class AugmentMatchPrompt(PromptedMethod):
             has fewer (the paper: 1).
         flip: average the logits with those of the mirrored slices and copies.
         volume_pass: second pass through the query volume.
-        scale, extent, zoom, largest_component, non_overlap: see :class:`PromptedMethod`.
+        scale, extent, zoom, largest_component, non_overlap, narrowest: see :class:`PromptedMethod`.
 
     Raises:
         UserError: ``memories`` is not a count.
@@ -82,8 +82,9 @@ class AugmentMatchPrompt(PromptedMethod):
         zoom: Zoom,
         largest_component: bool,
         non_overlap: bool,
+        narrowest: float,
     ):
-        super().__init__(segmenter, scale, extent, zoom, largest_component, non_overlap)
+        super().__init__(segmenter, scale, extent, zoom, largest_component, non_overlap, narrowest)
         if not isinstance(memories, int) or memories < 1:
             raise UserError(f"method.memories={memories}: must be a whole number, 1 or more")
         self.support_set = support_set

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from fsmis.cli import CONF_DIR
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.methods.prompted import apart
+from fsmis.methods.prompted import apart, without_leaks
 from fsmis.pipeline.prompting import Prompts, VolumePass, mirror, segment_prompted
 from fsmis.segmenters import Answer, largest_component
 from tests.methods.test_augment_match_prompt import build, episode
@@ -194,12 +195,56 @@ def test_largest_component_of_every_organ(episode, monkeypatch):
     noise = np.random.default_rng(0).normal(-0.8, 1, (9, 96, 96))  # in many parts
     monkeypatch.setattr(VolumePass, "refine", lambda *_: certain(noise))
     off, on = (
-        build("matcher=ncc", f"method.largest_component={kept}") for kept in ("false", "true")
+        build("matcher=ncc", f"method.largest_component={kept}", "method.narrowest=0")
+        for kept in ("false", "true")
     )
     all_parts, one_part = off.segment(episode), on.segment(episode)
     for organ, mask in all_parts.items():
         np.testing.assert_array_equal(one_part[organ], largest_component(mask))
         assert 0 < one_part[organ].sum() < mask.sum()
+
+
+def disc(radius: float, y: float = 32, x: float = 32) -> np.ndarray:
+    rows, columns = np.mgrid[:64, :64]
+    return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
+
+
+def test_what_a_narrow_passage_joins_to_an_organ_is_cut_off():
+    organ = np.stack([disc(radius) for radius in (3, 8, 14, 15, 12, 7, 2)])
+    leaking = organ.copy()
+    leaking[3, 31:34, 47:58] = True  # three pixels wide
+    leaking[3:5, 20:44, 56:62] = True
+    kept = without_leaks(leaking, organ[3:4], 0.25)
+    assert kept[:, :, :46].sum() == organ[:, :, :46].sum()  # its thin ends too
+    assert not kept[:, :, 54:].any()
+    np.testing.assert_array_equal(without_leaks(leaking, organ[3:4], 0), leaking)
+    np.testing.assert_array_equal(without_leaks(organ, organ[3:4], 0.25), organ)
+    wide = leaking.copy()
+    wide[3, 22:43, 40:62] = True
+    assert without_leaks(wide, organ[3:4], 0.25)[3, 32, 40:62].all()
+
+
+def test_a_labelled_organ_that_narrows_itself_is_not_cut():
+    two = disc(10, y=16) | disc(10, y=48) | (np.abs(np.arange(64) - 32) <= 1) & disc(20)
+    masks = np.stack([two] * 3)
+    assert largest_component(masks).sum() == masks.sum()
+    assert without_leaks(masks, disc(12)[None], 0.4).sum() < 0.7 * masks.sum()
+    np.testing.assert_array_equal(without_leaks(masks, two[None], 0.4), masks)
+
+
+@given(st.integers(0, 99), st.floats(0, 0.9), st.floats(-1, 1))
+def test_cutting_adds_nothing_and_leaves_something(seed, narrowest, level):
+    field = np.random.default_rng(seed).normal(size=(4, 6, 6)).repeat(4, 1).repeat(4, 2)
+    masks = field > level
+    kept = without_leaks(masks, masks[:2], narrowest)
+    assert not (kept & ~masks).any() and kept.any() == masks.any()
+    np.testing.assert_array_equal(without_leaks(masks, masks[:2], 0), largest_component(masks))
+
+
+@pytest.mark.parametrize("narrowest", [-0.1, 1.0])
+def test_a_share_out_of_range_is_refused(narrowest):
+    with pytest.raises(InstantiationException, match=r"method\.narrowest="):
+        build(f"method.narrowest={narrowest}")
 
 
 @pytest.mark.parametrize("by_presence", [False, True])
@@ -262,12 +307,14 @@ def test_ablation_switches_what_it_names():
         "memories",
         "volume_pass",
         "largest_component",
+        "narrowest",
         "non_overlap",
         "zoom",
         "scale",
         "extent",
     }
     assert switched.pop("default_without_zoom") == default - {"zoom"}
+    assert switched.pop("default_with_leaks") == default - {"narrowest"}
     assert switched.pop("default_and_flip") == default | {"flip"}
     assert switched.pop("default_and_second_zoom") == default
     assert switched == {choice: {choice} for choice in switched}
