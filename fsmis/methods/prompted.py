@@ -98,26 +98,36 @@ class PromptedMethod(Method):
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         """See ``Method.segment``."""
         scaled = self.scale.search(self.segmenter, episode)
-        answers = self.answer(scaled)
-        if self.non_overlap:
-            answers = apart(scaled, answers, by_presence=scaled.whole_volume)
+        whole = scaled.whole_volume
+        answers = self.settled(scaled, self.answer(scaled), by_presence=whole)
         matches = self.matches  # on the whole slices, as figures show them
         answers = self.zoom.refine(scaled, answers, self.answer)
         self.matches = matches
-        if self.non_overlap:
-            zoomed = self.zoom.passes > 0
-            answers = apart(scaled, answers, by_presence=scaled.whole_volume or zoomed)
+        answers = self.settled(scaled, answers, by_presence=whole or self.zoom.passes > 0)
         masks = {organ: answer.masks for organ, answer in answers.items()}
         if self.largest_component:
-            masks = {
-                organ: without_leaks(mask, scaled.organs[organ].support_masks, self.narrowest)
-                for organ, mask in masks.items()
-            }
+            masks = {organ: largest_component(mask) for organ, mask in masks.items()}
         held = {organ: mask.any(axis=(1, 2)) for organ, mask in masks.items()}
         self.confidence = {  # the overlap that the model predicts for its masks
             organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()
         }
         return masks
+
+    def settled(
+        self, episode: Episode, answers: dict[str, Answer], by_presence: bool
+    ) -> dict[str, Answer]:
+        """The answers with no pixel of two organs, see :func:`apart`, and without leaks, see
+        :func:`without_leaks`; logits of pixels that are lost change their sign."""
+        if self.non_overlap:
+            answers = apart(episode, answers, by_presence)
+        if not (self.largest_component and self.narrowest):
+            return answers
+        whole = {}
+        for organ, answer in answers.items():
+            labelled = episode.organs[organ].support_masks
+            leaks = answer.masks & ~without_leaks(answer.masks, labelled, self.narrowest)
+            whole[organ] = replace(answer, logits=np.where(leaks, -answer.logits, answer.logits))
+        return whole
 
 
 def serving(method: Method, episode: Episode) -> Episode:
@@ -166,10 +176,10 @@ def without_leaks(masks: np.ndarray, labelled: np.ndarray, narrowest: float) -> 
         narrowest: share of the organ's half thickness: the distance of its innermost pixel from its
             edge, in all but the thickest tenth of its slices.
     """
-    depth = _depth(masks)
-    deepest = depth.max(axis=(1, 2), initial=0)
-    if not deepest.any():
+    if not masks.any():
         return masks
+    depth = _depth(masks)
+    deepest = depth.max(axis=(1, 2))
     passage = narrowest * float(np.quantile(deepest[deepest > 0], 0.9))
     wholes = [largest_component(mask[None]) for mask in labelled]
     while passage >= 1 and any(

@@ -16,6 +16,7 @@ from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.methods.prompted import apart, without_leaks
 from fsmis.pipeline.prompting import Prompts, VolumePass, mirror, segment_prompted
+from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters import Answer, largest_component
 from tests.methods.test_augment_match_prompt import build, episode
 
@@ -239,6 +240,25 @@ def test_cutting_adds_nothing_and_leaves_something(seed, narrowest, level):
     kept = without_leaks(masks, masks[:2], narrowest)
     assert not (kept & ~masks).any() and kept.any() == masks.any()
     np.testing.assert_array_equal(without_leaks(masks, masks[:2], 0), largest_component(masks))
+
+
+def test_leaks_are_cut_off_before_and_after_the_crops(episode, monkeypatch):
+    leaking = np.full((9, 96, 96), -1.0, np.float32)
+    leaking[:, 10:50, 10:50] = leaking[:, 29:31, 50:70] = leaking[:, 20:40, 70:80] = 1
+    monkeypatch.setattr(VolumePass, "refine", lambda *_: certain(leaking))
+    given = []
+
+    def refine(self, episode, answers, ask):
+        given.extend(answers.values())
+        return ask(episode)
+
+    monkeypatch.setattr(Zoom, "refine", refine)
+    method = build("matcher=ncc", "method.largest_component=true", "method.narrowest=0.25")
+    masks = method.segment(episode)
+    for before, after in zip(given, masks.values(), strict=True):
+        for mask in (before.masks, after):
+            assert mask[:, 10:50, 10:50].mean() > 0.97 and not mask[:, :, 60:].any()
+    assert without_leaks(leaking[:0] > 0, leaking[:1] > 0, 0.25).shape == (0, 96, 96)
 
 
 @pytest.mark.parametrize("narrowest", [-0.1, 1.0])
