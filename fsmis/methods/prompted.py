@@ -125,7 +125,8 @@ class PromptedMethod(Method):
         whole = {}
         for organ, answer in answers.items():
             labelled = episode.organs[organ].support_masks
-            leaks = answer.masks & ~without_leaks(answer.masks, labelled, self.narrowest)
+            organ_alone = without_leaks(answer.masks, answer.iou, labelled, self.narrowest)
+            leaks = answer.masks & ~organ_alone
             whole[organ] = replace(answer, logits=np.where(leaks, -answer.logits, answer.logits))
         return whole
 
@@ -163,7 +164,9 @@ def apart(episode: Episode, answers: dict[str, Answer], by_presence: bool) -> di
     return settled
 
 
-def without_leaks(masks: np.ndarray, labelled: np.ndarray, narrowest: float) -> np.ndarray:
+def without_leaks(
+    masks: np.ndarray, overlap: np.ndarray, labelled: np.ndarray, narrowest: float
+) -> np.ndarray:
     """The largest part of an organ's masks; what a narrow passage joins to it is another part.
 
     A mask that leaks into a neighbour does so through a gap in the border between them. Passages
@@ -172,6 +175,7 @@ def without_leaks(masks: np.ndarray, labelled: np.ndarray, narrowest: float) -> 
 
     Args:
         masks: bool ``[S, H, W]``, slices that follow one another.
+        overlap: predicted, ``[S]``; a part counts for less where the model believes it less.
         labelled: bool ``[P, H, W]``, the organ in support slices.
         narrowest: share of the organ's half thickness: the distance of its innermost pixel from its
             edge, in all but the thickest tenth of its slices.
@@ -183,10 +187,11 @@ def without_leaks(masks: np.ndarray, labelled: np.ndarray, narrowest: float) -> 
     passage = narrowest * float(np.quantile(deepest[deepest > 0], 0.9))
     wholes = [largest_component(mask[None]) for mask in labelled]
     while passage >= 1 and any(
-        _wide_part(whole, _depth(whole), passage).sum() < INTACT * whole.sum() for whole in wholes
+        _wide_part(whole, _depth(whole), None, passage).sum() < INTACT * whole.sum()
+        for whole in wholes
     ):
         passage *= FINER
-    return _wide_part(masks, depth, passage)
+    return _wide_part(masks, depth, overlap, passage)
 
 
 def _depth(masks: np.ndarray) -> np.ndarray:
@@ -195,12 +200,14 @@ def _depth(masks: np.ndarray) -> np.ndarray:
     return np.stack([distance_transform_edt(mask)[1:-1, 1:-1] for mask in edged])
 
 
-def _wide_part(masks: np.ndarray, depth: np.ndarray, passage: float) -> np.ndarray:
+def _wide_part(
+    masks: np.ndarray, depth: np.ndarray, overlap: np.ndarray | None, passage: float
+) -> np.ndarray:
     """The largest part of the pixels deeper than ``passage``, what of the mask lies around it, and
     what goes on from there where the organ tapers off."""
-    core = largest_component(depth > passage)
+    core = largest_component(depth > passage, overlap)
     if passage < 1 or not core.any():  # no passage is less than a pixel wide
-        return largest_component(masks)
+        return largest_component(masks, overlap)
     slices = np.flatnonzero(core.any(axis=(1, 2))).tolist()
     kept = np.zeros_like(masks)
     for z in slices:

@@ -215,31 +215,34 @@ def test_what_a_narrow_passage_joins_to_an_organ_is_cut_off():
     leaking = organ.copy()
     leaking[3, 31:34, 47:58] = True  # three pixels wide
     leaking[3:5, 20:44, 56:62] = True
-    kept = without_leaks(leaking, organ[3:4], 0.25)
+    sure = np.ones(7)
+    kept = without_leaks(leaking, sure, organ[3:4], 0.25)
     assert kept[:, :, :46].sum() == organ[:, :, :46].sum()  # its thin ends too
     assert not kept[:, :, 54:].any()
-    np.testing.assert_array_equal(without_leaks(leaking, organ[3:4], 0), leaking)
-    np.testing.assert_array_equal(without_leaks(organ, organ[3:4], 0.25), organ)
+    np.testing.assert_array_equal(without_leaks(leaking, sure, organ[3:4], 0), leaking)
+    np.testing.assert_array_equal(without_leaks(organ, sure, organ[3:4], 0.25), organ)
     wide = leaking.copy()
     wide[3, 22:43, 40:62] = True
-    assert without_leaks(wide, organ[3:4], 0.25)[3, 32, 40:62].all()
+    assert without_leaks(wide, sure, organ[3:4], 0.25)[3, 32, 40:62].all()
 
 
 def test_a_labelled_organ_that_narrows_itself_is_not_cut():
     two = disc(10, y=16) | disc(10, y=48) | (np.abs(np.arange(64) - 32) <= 1) & disc(20)
-    masks = np.stack([two] * 3)
+    masks, sure = np.stack([two] * 3), np.ones(3)
     assert largest_component(masks).sum() == masks.sum()
-    assert without_leaks(masks, disc(12)[None], 0.4).sum() < 0.7 * masks.sum()
-    np.testing.assert_array_equal(without_leaks(masks, two[None], 0.4), masks)
+    assert without_leaks(masks, sure, disc(12)[None], 0.4).sum() < 0.7 * masks.sum()
+    np.testing.assert_array_equal(without_leaks(masks, sure, two[None], 0.4), masks)
 
 
 @given(st.integers(0, 99), st.floats(0, 0.9), st.floats(-1, 1))
 def test_cutting_adds_nothing_and_leaves_something(seed, narrowest, level):
     field = np.random.default_rng(seed).normal(size=(4, 6, 6)).repeat(4, 1).repeat(4, 2)
-    masks = field > level
-    kept = without_leaks(masks, masks[:2], narrowest)
+    masks, sure = field > level, np.ones(4)
+    kept = without_leaks(masks, sure, masks[:2], narrowest)
     assert not (kept & ~masks).any() and kept.any() == masks.any()
-    np.testing.assert_array_equal(without_leaks(masks, masks[:2], 0), largest_component(masks))
+    np.testing.assert_array_equal(
+        without_leaks(masks, sure, masks[:2], 0), largest_component(masks)
+    )
 
 
 def test_leaks_are_cut_off_before_and_after_the_crops(episode, monkeypatch):
@@ -258,7 +261,18 @@ def test_leaks_are_cut_off_before_and_after_the_crops(episode, monkeypatch):
     for before, after in zip(given, masks.values(), strict=True):
         for mask in (before.masks, after):
             assert mask[:, 10:50, 10:50].mean() > 0.97 and not mask[:, :, 60:].any()
-    assert without_leaks(leaking[:0] > 0, leaking[:1] > 0, 0.25).shape == (0, 96, 96)
+    none = without_leaks(leaking[:0] > 0, np.ones(0), leaking[:1] > 0, 0.25)
+    assert none.shape == (0, 96, 96)
+
+
+def test_of_two_wide_parts_the_one_that_the_model_believes_is_kept():
+    masks = np.stack([disc(14, x=24), disc(9, x=24) | disc(9, x=44), disc(10, x=44)] * 2)[1:5]
+    masks[0] = masks[1] = disc(12, x=20)
+    masks[2] = disc(12, x=20) & (np.arange(64) > 28) | disc(10, x=44)
+    masks[3] = disc(11, x=44)
+    for sure, column in (([0.9, 0.9, 0.3, 0.3], 20), ([0.3, 0.3, 0.9, 0.9], 44)):
+        kept = without_leaks(masks, np.array(sure), disc(12)[None], 0.4)
+        assert kept[:, 32, column].any() and not kept[:, 32, 64 - column].any()
 
 
 @pytest.mark.parametrize("narrowest", [-0.1, 1.0])
