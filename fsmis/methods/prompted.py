@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, label
 from scipy.special import expit
 
 from fsmis.data.protocol import Episode
@@ -18,15 +17,12 @@ from fsmis.pipeline.extent import Extent, joined, looks
 from fsmis.pipeline.prompting import Prompts
 from fsmis.pipeline.whole_volume import served
 from fsmis.pipeline.zoom import Zoom
-from fsmis.segmenters import Answer, Segmenter, Tracker, largest_component, unable
+from fsmis.segmenters import Answer, Segmenter, Tracker, largest_component, unable, without_leaks
 from fsmis.segmenters.features import Features, batches
 
 # A pixel too much costs a large mask little, one too few a small mask much; and the overlap that
 # the model predicts is higher for large ones.
 FAVOUR = 0.25
-
-INTACT = 0.97  # share of itself that a labelled organ keeps when what leaks out is cut off
-FINER = 0.8  # factor of the passage that is cut, where it keeps less
 
 
 class PromptedMethod(Method):
@@ -91,9 +87,8 @@ class PromptedMethod(Method):
             slices = prompts.row_query[: len(episode.query_slices)]
             query = (images[rows] for rows in batches(slices, self.segmenter.batch_size))
             places = place_support(self.segmenter, episode, query)
-        return self.extent.limit(
-            episode, answer, joined(seen), joined(labelled), places, self.largest_component
-        )
+        narrowest = self.narrowest if self.largest_component else None
+        return self.extent.limit(episode, answer, joined(seen), joined(labelled), places, narrowest)
 
     def segment(self, episode: Episode) -> dict[str, np.ndarray]:
         """See ``Method.segment``."""
@@ -162,66 +157,6 @@ def apart(episode: Episode, answers: dict[str, Answer], by_presence: bool) -> di
         lost = answer.masks & (claims[organ] < strongest[episode.organs[organ].query_slices])
         settled[organ] = replace(answer, logits=np.where(lost, -answer.logits, answer.logits))
     return settled
-
-
-def without_leaks(
-    masks: np.ndarray, overlap: np.ndarray, labelled: np.ndarray, narrowest: float
-) -> np.ndarray:
-    """The largest part of an organ's masks; what a narrow passage joins to it is another part.
-
-    A mask that leaks into a neighbour does so through a gap in the border between them. Passages
-    that are narrower than ``2 * narrowest`` times the organ is thick are cut, as far as that leaves
-    the labelled organ whole. Not part of the paper.
-
-    Args:
-        masks: bool ``[S, H, W]``, slices that follow one another.
-        overlap: predicted, ``[S]``; a part counts for less where the model believes it less.
-        labelled: bool ``[P, H, W]``, the organ in support slices.
-        narrowest: share of the organ's half thickness: the distance of its innermost pixel from its
-            edge, in all but the thickest tenth of its slices.
-    """
-    if not masks.any():
-        return masks
-    depth = _depth(masks)
-    deepest = depth.max(axis=(1, 2))
-    passage = narrowest * float(np.quantile(deepest[deepest > 0], 0.9))
-    wholes = [largest_component(mask[None]) for mask in labelled]
-    while passage >= 1 and any(
-        _wide_part(whole, _depth(whole), None, passage).sum() < INTACT * whole.sum()
-        for whole in wholes
-    ):
-        passage *= FINER
-    return _wide_part(masks, depth, overlap, passage)
-
-
-def _depth(masks: np.ndarray) -> np.ndarray:
-    """Distance in pixels of those of a mask ``[S, H, W]`` from its edge in their slice."""
-    edged = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
-    return np.stack([distance_transform_edt(mask)[1:-1, 1:-1] for mask in edged])
-
-
-def _wide_part(
-    masks: np.ndarray, depth: np.ndarray, overlap: np.ndarray | None, passage: float
-) -> np.ndarray:
-    """The largest part of the pixels deeper than ``passage``, what of the mask lies around it, and
-    what goes on from there where the organ tapers off."""
-    core = largest_component(depth > passage, overlap)
-    if passage < 1 or not core.any():  # no passage is less than a pixel wide
-        return largest_component(masks, overlap)
-    slices = np.flatnonzero(core.any(axis=(1, 2))).tolist()
-    kept = np.zeros_like(masks)
-    for z in slices:
-        kept[z] = masks[z] & (distance_transform_edt(~core[z]) <= passage + 1)
-    for last, step, end in ((slices[0], -1, 0), (slices[-1], 1, len(masks) - 1)):
-        for z in range(last, end, step):
-            beyond = z + step
-            parts, _ = label(masks[beyond])
-            touching = np.unique(parts[kept[z] & masks[beyond]])
-            tip = np.isin(parts, touching) & masks[beyond]
-            if not 0 < tip.sum() <= kept[z].sum():
-                break
-            kept[beyond] = tip
-    return kept
 
 
 class TrackingMethod(PromptedMethod):

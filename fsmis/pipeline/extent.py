@@ -18,7 +18,7 @@ from scipy.ndimage import binary_dilation
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.segmenters import Answer, largest_component
+from fsmis.segmenters import Answer, without_leaks
 from fsmis.segmenters.features import Features, masked_average, on_grid
 
 LEVELS = (-1, -2)  # of the features that are compared, the coarsest first, as far as there are
@@ -121,7 +121,7 @@ class Extent:
         seen: Looks,
         labelled: Looks,
         places: np.ndarray | None,
-        one_part: bool,
+        narrowest: float | None,
     ) -> Answer:
         """The answer with the slices beyond each organ's extent excluded.
 
@@ -131,8 +131,9 @@ class Extent:
             seen: what their masks hold.
             labelled: what the labels that prompt them hold.
             places: position of every support slice in the query; None: not known.
-            one_part: of an organ that ends, keep no slice beyond its largest part; pixels count the
-                less, the farther they are from the labelled slice's place.
+            narrowest: of an organ that ends, keep no slice beyond its largest part, see
+                :func:`without_leaks`; pixels count the less, the farther they are from the labelled
+                slice's place. None: all parts are kept.
         """
         score, start = answer.object_score.copy(), 0
         sure = np.column_stack([answer.iou, answer.object_score])
@@ -161,8 +162,9 @@ class Extent:
             for _ in range(2):
                 cues = np.column_stack([sure[rows], likeness(here, reference)])
                 held = self.held(cues, found, away, jumps, between)
-                if one_part and (found & ~held).any():
-                    part = largest_component(masks & held[:, None, None], near)
+                if narrowest is not None and (found & ~held).any():
+                    of_run = masks & held[:, None, None]
+                    part = without_leaks(of_run, near, task.support_masks, narrowest)
                     held &= part.any(axis=(1, 2))
                 if np.count_nonzero(held) < 2:
                     break  # a single slice has no others to be compared with

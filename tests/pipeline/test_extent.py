@@ -84,21 +84,21 @@ def test_slices_beyond_the_extent_are_ruled_out(episode):  # noqa: F811
     logits = np.full((16, 4, 4), 3.0, np.float32)
     iou = np.tile([0.1, 0.2, 0.7, 0.8, 0.7, 0.2, 0.1, 0.1], 2).astype(np.float32)
     answer = Answer(logits, np.ones(16, np.float32), iou)
-    kept = extent().limit(whole(episode), answer, *looking(iou), None, True)
+    kept = extent().limit(whole(episode), answer, *looking(iou), None, 0)
     expected = np.tile([0, 0, 1, 1, 1, 0, 0, 0], 2).astype(bool)
     np.testing.assert_array_equal(~kept.excluded, expected)
     np.testing.assert_array_equal(kept.masks.any(axis=(1, 2)), expected)
 
 
-@pytest.mark.parametrize(("one_part", "last"), [(True, 2), (False, 6)])
-def test_of_two_parts_the_one_near_the_labelled_slice_is_kept(episode, one_part, last):  # noqa: F811
+@pytest.mark.parametrize(("narrowest", "last"), [(0, 2), (0.25, 2), (None, 6)])
+def test_of_two_parts_the_one_near_the_labelled_slice_is_kept(episode, narrowest, last):  # noqa: F811
     logits = np.full((16, 8, 8), -3.0, np.float32)
     logits[0:3, :2, :2] = logits[3:8, 4:7, 4:7] = logits[8:] = 3  # the part far away is larger
     answer = Answer(logits, np.ones(16, np.float32), np.ones(16, np.float32))
     stage = extent(near=10.0)
     stage.held = lambda *_: np.arange(8) < 7
     places = np.arange(8) - 1.0  # liver is labelled in support slices 1 and 3
-    kept = stage.limit(whole(episode), answer, *looking(answer.iou), places, one_part)
+    kept = stage.limit(whole(episode), answer, *looking(answer.iou), places, narrowest)
     np.testing.assert_array_equal(np.flatnonzero(~kept.excluded[:8]), np.arange(last + 1))
 
 
@@ -107,7 +107,7 @@ def test_an_organ_found_nowhere_is_left_for_zoom_to_find(episode):  # noqa: F811
     logits[8:] = 3.0
     iou = np.tile([0.1, 0.2, 0.7, 0.8, 0.7, 0.2, 0.1, 0.1], 2).astype(np.float32)
     answer = Answer(logits, np.ones(16, np.float32), iou)
-    kept = extent().limit(whole(episode), answer, *looking(iou), None, True)
+    kept = extent().limit(whole(episode), answer, *looking(iou), None, 0)
     assert not kept.excluded[:8].any() and kept.excluded[8:].any()
 
 
@@ -195,10 +195,10 @@ def test_a_slice_that_looks_unlike_the_others_of_its_run_is_ruled_out(episode): 
     labelled[2:6] = labelled[10:14] = [0.3, 0, 1]
     iou = np.tile([0.2, 0.2, 0.8, 0.8, 0.8, 0.8, 0.6, 0.2], 2).astype(np.float32)
     answer = Answer(np.full((16, 4, 4), 3.0, np.float32), np.ones(16, np.float32), iou)
-    kept = extent().limit(whole(episode), answer, [seen], [labelled], None, False)
+    kept = extent().limit(whole(episode), answer, [seen], [labelled], None, None)
     assert np.flatnonzero(~kept.excluded[:8]).tolist() == [2, 3, 4, 5]
     alike = [np.where(np.arange(16)[:, None] % 8 == 6, seen[2], seen)]
-    kept = extent().limit(whole(episode), answer, alike, [labelled], None, False)
+    kept = extent().limit(whole(episode), answer, alike, [labelled], None, None)
     assert np.flatnonzero(~kept.excluded[:8]).tolist() == [2, 3, 4, 5, 6]
 
 

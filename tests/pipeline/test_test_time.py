@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 from fsmis.cli import CONF_DIR
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.methods.prompted import apart, without_leaks
+from fsmis.methods.prompted import apart
 from fsmis.pipeline.prompting import Prompts, VolumePass, mirror, segment_prompted
 from fsmis.pipeline.zoom import Zoom
-from fsmis.segmenters import Answer, largest_component
+from fsmis.segmenters import Answer, largest_component, without_leaks
 from tests.methods.test_augment_match_prompt import build, episode
 
 VOLUME_PASS = ["method.volume_pass.reach=1", "method.volume_pass.confidence=0"]
