@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +76,7 @@ class PromptedMethod(Method):
             return answer
         nearest = prompts.row_memory[:, -1]
         seen, labelled = [], []
+        # a few rows at a time: each has the features of two images
         for rows in batches(np.arange(len(answer)), self.segmenter.batch_size):
             memories = nearest[rows]
             of_query, of_copies = prompts.row_query[rows], prompts.memory_copy[memories]
@@ -112,7 +112,7 @@ class PromptedMethod(Method):
         self, episode: Episode, answers: dict[str, Answer], by_presence: bool
     ) -> dict[str, Answer]:
         """The answers with no pixel of two organs, see :func:`apart`, and without leaks, see
-        :func:`without_leaks`; logits of pixels that are lost change their sign."""
+        :func:`without_leaks`."""
         if self.non_overlap:
             answers = apart(episode, answers, by_presence)
         if not (self.largest_component and self.narrowest):
@@ -121,8 +121,7 @@ class PromptedMethod(Method):
         for organ, answer in answers.items():
             labelled = episode.organs[organ].support_masks
             organ_alone = without_leaks(answer.masks, answer.iou, labelled, self.narrowest)
-            leaks = answer.masks & ~organ_alone
-            whole[organ] = replace(answer, logits=np.where(leaks, -answer.logits, answer.logits))
+            whole[organ] = answer.without(answer.masks & ~organ_alone)
         return whole
 
 
@@ -134,7 +133,7 @@ def serving(method: Method, episode: Episode) -> Episode:
 
 def apart(episode: Episode, answers: dict[str, Answer], by_presence: bool) -> dict[str, Answer]:
     """Answers whose masks do not overlap, as labels never do: a pixel that several claim belongs to
-    the strongest, the logits of the others change their sign there.
+    the strongest.
 
     A claim is the pixel's probability times the mask's predicted overlap, over its area to the
     power of ``FAVOUR``; if ``by_presence``, times its object score: in a whole volume, whose slices
@@ -155,7 +154,7 @@ def apart(episode: Episode, answers: dict[str, Answer], by_presence: bool) -> di
     settled = {}
     for organ, answer in answers.items():
         lost = answer.masks & (claims[organ] < strongest[episode.organs[organ].query_slices])
-        settled[organ] = replace(answer, logits=np.where(lost, -answer.logits, answer.logits))
+        settled[organ] = answer.without(lost)
     return settled
 
 

@@ -150,12 +150,10 @@ class Extent:
             away = between = None
             if places is not None:
                 of_labels = places[task.support_slices]
-                first, last = (
-                    of_labels.min() - task.query_slices,
-                    task.query_slices - of_labels.max(),
-                )
-                away = np.maximum(0, np.maximum(first, last)) * episode.query.spacing[0]
-                between = (first < 0) & (last < 0)
+                before = of_labels.min() - task.query_slices
+                behind = task.query_slices - of_labels.max()
+                away = np.maximum(0, np.maximum(before, behind)) * episode.query.spacing[0]
+                between = (before < 0) & (behind < 0)
             near = None if away is None else np.exp(-away / self.near)
             jumps = jumps_between(masks)
             here, reference = [look[rows] for look in seen], [look[rows] for look in labelled]

@@ -1,4 +1,5 @@
-"""What the pipeline asks of a video model, encode, memorise, segment; and what the model answers.
+"""What the pipeline asks of a video model, encode, memorise, segment; what the model answers; parts
+of its masks.
 
 Any class with these three calls is a segmenter, chosen by the ``_target_`` of a file in
 ``conf/segmenter``; ``tests/segmenters/test_contract.py`` holds the engines to the contract.
@@ -162,6 +163,11 @@ class Answer:
             values[rows] = getattr(other, name)
         return replace(self, **new)
 
+    def without(self, pixels: np.ndarray) -> Answer:
+        """The answer without some pixels of its masks, bool ``[R, H, W]``: the logits change their
+        sign."""
+        return replace(self, logits=np.where(pixels, -self.logits, self.logits))
+
     @staticmethod
     def cat(parts: list[Answer]) -> Answer:
         """Join answers along R."""
@@ -179,15 +185,16 @@ FINER = 0.8  # factor of the passage that is cut, where it keeps less
 def largest_component(mask: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """The largest part of a mask bool ``[S, H, W]``; of equal ones the first, of none none.
 
-    Pixels count as much as their slice weighs, ``weights`` ``[S]`` above 0; None: all the same.
+    Pixels count as much as their slice weighs, ``weights`` ``[S]``, 0 or more; None: all the same.
     Slices that follow one another in the stack touch, even where the protocol leaves out slices
     between them: such a gap does not cut an organ in two.
     """
-    parts, _ = label(mask, TOUCHING)
+    parts, count = label(mask, TOUCHING)
+    if not count:
+        return np.zeros_like(mask)
     of_pixels = None if weights is None else np.repeat(weights, mask[0].size)
-    sizes = np.bincount(parts.ravel(), of_pixels, minlength=1)
-    sizes[0] = 0  # background
-    return mask & (parts == sizes.argmax())
+    sizes = np.bincount(parts.ravel(), of_pixels)[1:]  # without the background
+    return parts == 1 + sizes.argmax()
 
 
 def without_leaks(
@@ -201,20 +208,21 @@ def without_leaks(
 
     Args:
         masks: bool ``[S, H, W]``, slices that follow one another.
-        weights: of the slices, ``[S]`` above 0, by which parts are compared; None: all the same.
+        weights: of the slices, ``[S]``, 0 or more, by which parts are compared; None: all the same.
         labelled: bool ``[P, H, W]``, the organ in support slices.
         narrowest: share of the thickness, which is twice the distance of the innermost pixel from
             the edge, in all but the thickest tenth of the slices; 0: nothing is cut.
     """
-    if not masks.any():
-        return masks
+    if not (narrowest and masks.any()):
+        return largest_component(masks, weights)
     depth = _depth(masks)
     deepest = depth.max(axis=(1, 2))
     passage = narrowest * float(np.quantile(deepest[deepest > 0], 0.9))
     wholes = [largest_component(mask[None]) for mask in labelled]
+    depths = [_depth(whole) for whole in wholes]
     while passage >= 1 and any(
-        _wide_part(whole, _depth(whole), None, passage).sum() < INTACT * whole.sum()
-        for whole in wholes
+        _wide_part(whole, of_whole, None, passage).sum() < INTACT * whole.sum()
+        for whole, of_whole in zip(wholes, depths, strict=True)
     ):
         passage *= FINER
     return _wide_part(masks, depth, weights, passage)
@@ -231,9 +239,10 @@ def _wide_part(
 ) -> np.ndarray:
     """The largest part of the pixels deeper than ``passage``, what of the mask lies around it, and
     what goes on from there where the organ tapers off."""
-    core = largest_component(depth > passage, weights)
-    if passage < 1 or not core.any():  # no passage is less than a pixel wide
+    deep = depth > passage
+    if passage < 1 or not deep.any():  # no passage is less than a pixel wide
         return largest_component(masks, weights)
+    core = largest_component(deep, weights)
     slices = np.flatnonzero(core.any(axis=(1, 2))).tolist()
     kept = np.zeros_like(masks)
     for z in slices:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fsmis.errors import UserError
 from fsmis.pipeline.extent import (
+    HIGHEST,
     Extent,
     claimed_by_others,
     jumps_between,
@@ -181,7 +182,11 @@ def test_likeness_is_that_of_what_the_masks_hold(episode):  # noqa: F811
         looks(features[:1], masks) for masks in (left, right, np.zeros_like(left))
     )
     same, other = likeness(of_left, of_left), likeness(of_right, of_left)
-    assert same.shape == (1, 2) and (np.tanh(same) > 0.998).all() and (other < same).all()
+    assert (
+        same.shape == (1, 2)
+        and (same == np.arctanh(np.float32(HIGHEST))).all()
+        and (other < same).all()
+    )
     np.testing.assert_array_equal(likeness(of_none, of_left), 0)
 
 

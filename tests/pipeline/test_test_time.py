@@ -261,15 +261,16 @@ def test_leaks_are_cut_off_before_and_after_the_crops(episode, monkeypatch):
     for before, after in zip(given, masks.values(), strict=True):
         for mask in (before.masks, after):
             assert mask[:, 10:50, 10:50].mean() > 0.97 and not mask[:, :, 60:].any()
+    unsure = without_leaks(leaking > 0, np.zeros(9), leaking[:1] > 0, 0.25)
+    assert unsure[:, 10:50, 10:50].any()  # a model that believes nothing
     none = without_leaks(leaking[:0] > 0, np.ones(0), leaking[:1] > 0, 0.25)
     assert none.shape == (0, 96, 96)
 
 
 def test_of_two_wide_parts_the_one_that_the_model_believes_is_kept():
-    masks = np.stack([disc(14, x=24), disc(9, x=24) | disc(9, x=44), disc(10, x=44)] * 2)[1:5]
-    masks[0] = masks[1] = disc(12, x=20)
-    masks[2] = disc(12, x=20) & (np.arange(64) > 28) | disc(10, x=44)
-    masks[3] = disc(11, x=44)
+    rim = disc(12, x=20) & (np.arange(64) > 28)  # it joins the parts
+    masks = np.stack([disc(12, x=20), disc(12, x=20), rim | disc(10, x=44), disc(11, x=44)])
+    assert largest_component(masks).sum() == masks.sum()
     for sure, column in (([0.9, 0.9, 0.3, 0.3], 20), ([0.3, 0.3, 0.9, 0.9], 44)):
         kept = without_leaks(masks, np.array(sure), disc(12)[None], 0.4)
         assert kept[:, 32, column].any() and not kept[:, 32, 64 - column].any()
