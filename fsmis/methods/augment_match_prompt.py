@@ -15,6 +15,7 @@ from fsmis.methods.prompted import PromptedMethod
 from fsmis.pipeline import Match
 from fsmis.pipeline.alignment import ScaleSearch
 from fsmis.pipeline.extent import Extent
+from fsmis.pipeline.masks import Borders
 from fsmis.pipeline.matching import Matcher, match
 from fsmis.pipeline.prompting import (
     Prompts,
@@ -63,7 +64,8 @@ class AugmentMatchPrompt(PromptedMethod):
             has fewer (the paper: 1).
         flip: average the logits with those of the mirrored slices and copies.
         volume_pass: second pass through the query volume.
-        scale, extent, zoom, largest_component, non_overlap, narrowest: see :class:`PromptedMethod`.
+        scale, extent, zoom, largest_component, non_overlap, narrowest, borders: see
+            :class:`PromptedMethod`.
 
     Raises:
         UserError: ``memories`` is not a count.
@@ -83,8 +85,11 @@ class AugmentMatchPrompt(PromptedMethod):
         largest_component: bool,
         non_overlap: bool,
         narrowest: float,
+        borders: Borders,
     ):
-        super().__init__(segmenter, scale, extent, zoom, largest_component, non_overlap, narrowest)
+        super().__init__(
+            segmenter, scale, extent, zoom, largest_component, non_overlap, narrowest, borders
+        )
         if not isinstance(memories, int) or memories < 1:
             raise UserError(f"method.memories={memories}: must be a whole number, 1 or more")
         self.support_set = support_set

@@ -6,22 +6,18 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
-from fsmis.data.protocol import Episode
+from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.methods import Method
 from fsmis.pipeline.alignment import ScaleSearch, place_support
 from fsmis.pipeline.extent import Extent, joined, looks
+from fsmis.pipeline.masks import Borders, apart, largest_component, without_leaks
 from fsmis.pipeline.prompting import Prompts
 from fsmis.pipeline.whole_volume import served
 from fsmis.pipeline.zoom import Zoom
-from fsmis.segmenters import Answer, Segmenter, Tracker, largest_component, unable, without_leaks
+from fsmis.segmenters import Answer, Segmenter, Tracker, unable
 from fsmis.segmenters.features import Features, batches
-
-# A pixel too much costs a large mask little, one too few a small mask much; and the overlap that
-# the model predicts is higher for large ones.
-FAVOUR = 0.25
 
 
 class PromptedMethod(Method):
@@ -35,6 +31,7 @@ class PromptedMethod(Method):
         largest_component: keep the largest connected part of each organ.
         narrowest: with it, see :func:`without_leaks`; 0: what is connected is one part.
         non_overlap: organs do not overlap, see :func:`apart`.
+        borders: draws the masks' borders anew at the end.
     """
 
     def __init__(
@@ -46,6 +43,7 @@ class PromptedMethod(Method):
         largest_component: bool,
         non_overlap: bool,
         narrowest: float = 0.0,
+        borders: Borders | None = None,
     ) -> None:
         if not 0 <= narrowest < 1:
             raise UserError(f"method.narrowest={narrowest}: must be in [0, 1)")
@@ -56,6 +54,7 @@ class PromptedMethod(Method):
         self.largest_component = largest_component
         self.non_overlap = non_overlap
         self.narrowest = narrowest
+        self.borders = borders
 
     @abstractmethod
     def answer(self, episode: Episode) -> dict[str, Answer]:
@@ -94,68 +93,37 @@ class PromptedMethod(Method):
         """See ``Method.segment``."""
         scaled = self.scale.search(self.segmenter, episode)
         whole = scaled.whole_volume
-        answers = self.settled(scaled, self.answer(scaled), by_presence=whole)
+        answers = self.answer(scaled)
+        if self.non_overlap:
+            answers = apart(scaled, answers, by_presence=whole)
         matches = self.matches  # on the whole slices, as figures show them
-        answers = self.zoom.refine(scaled, answers, self.answer)
+        answers = self.zoom.refine(scaled, answers, self.answer, self.main_part)
         self.matches = matches
-        answers = self.settled(scaled, answers, by_presence=whole or self.zoom.passes > 0)
+        if self.non_overlap:
+            answers = apart(scaled, answers, by_presence=whole or self.zoom.passes > 0)
         masks = {organ: answer.masks for organ, answer in answers.items()}
         if self.largest_component:
-            masks = {organ: largest_component(mask) for organ, mask in masks.items()}
+            masks = {o: self.main_part(scaled.organs[o], answer) for o, answer in answers.items()}
         held = {organ: mask.any(axis=(1, 2)) for organ, mask in masks.items()}
         self.confidence = {  # the overlap that the model predicts for its masks
             organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()
         }
-        return masks
+        return (
+            masks if self.borders is None else self.borders.redraw(scaled, masks, self.non_overlap)
+        )
 
-    def settled(
-        self, episode: Episode, answers: dict[str, Answer], by_presence: bool
-    ) -> dict[str, Answer]:
-        """The answers with no pixel of two organs, see :func:`apart`, and without leaks, see
-        :func:`without_leaks`."""
-        if self.non_overlap:
-            answers = apart(episode, answers, by_presence)
+    def main_part(self, task: OrganTask, answer: Answer) -> np.ndarray:
+        """The largest part of an organ's masks, bool ``[S, H, W]``, without leaks if these are cut,
+        see :func:`without_leaks`."""
         if not (self.largest_component and self.narrowest):
-            return answers
-        whole = {}
-        for organ, answer in answers.items():
-            labelled = episode.organs[organ].support_masks
-            organ_alone = without_leaks(answer.masks, answer.iou, labelled, self.narrowest)
-            whole[organ] = answer.without(answer.masks & ~organ_alone)
-        return whole
+            return largest_component(answer.masks)
+        return without_leaks(answer.masks, answer.iou, task.support_masks, self.narrowest)
 
 
 def serving(method: Method, episode: Episode) -> Episode:
     """The episode with who serves found, by the features of a method that prompts; see
     :func:`served`."""
     return served(episode, method.segmenter if isinstance(method, PromptedMethod) else None)
-
-
-def apart(episode: Episode, answers: dict[str, Answer], by_presence: bool) -> dict[str, Answer]:
-    """Answers whose masks do not overlap, as labels never do: a pixel that several claim belongs to
-    the strongest.
-
-    A claim is the pixel's probability times the mask's predicted overlap, over its area to the
-    power of ``FAVOUR``; if ``by_presence``, times its object score: in a whole volume, whose slices
-    may lack an organ, and of crops, where it is surer than on whole slices. Not part of the paper;
-    SAM2's predictor has it as ``non_overlap_masks``, by logits alone.
-    """
-    strongest = np.zeros(episode.query.image.shape, np.float32)
-    claims = {}
-    for organ, answer in answers.items():
-        masks, slices = answer.masks, episode.organs[organ].query_slices
-        areas = np.maximum(1, masks.sum(axis=(1, 2)))
-        weights = answer.iou / areas**FAVOUR
-        if by_presence:
-            weights = weights * np.maximum(0, answer.object_score)
-        claim = masks * expit(answer.logits) * weights[:, None, None]
-        claims[organ] = claim.astype(np.float32)  # as the strongest, which they are compared with
-        strongest[slices] = np.maximum(strongest[slices], claims[organ])
-    settled = {}
-    for organ, answer in answers.items():
-        lost = answer.masks & (claims[organ] < strongest[episode.organs[organ].query_slices])
-        settled[organ] = answer.without(lost)
-    return settled
 
 
 class TrackingMethod(PromptedMethod):

@@ -18,7 +18,8 @@ from scipy.ndimage import binary_dilation
 
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.segmenters import Answer, without_leaks
+from fsmis.pipeline.masks import without_leaks
+from fsmis.segmenters import Answer
 from fsmis.segmenters.features import Features, masked_average, on_grid
 
 LEVELS = (-1, -2)  # of the features that are compared, the coarsest first, as far as there are

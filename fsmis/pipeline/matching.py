@@ -1,4 +1,5 @@
-"""Stage 2, Support-Query Matching: the copies nearest to each query slice, by any distance."""
+"""Stage 2, Support-Query Matching: the copies nearest to each query slice, by any distance; that of
+features is here, those of images are in ``distances``."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -134,6 +135,71 @@ def _check_images(name: str, images: np.ndarray) -> None:
         )
 
 
+class FeatureMatcher(Matcher[Slices]):
+    """One vector for each image, one matrix product for all S x N pairs.
+
+    The vectors of the fewer, copies or queries, are kept (F float32 each), the others streamed in
+    batches, so that memory does not grow with the support set.
+
+    Attributes:
+        images_encoded: images whose vectors were computed, over all calls.
+    """
+
+    def __init__(self, batch_size: int):
+        if batch_size < 1:
+            raise UserError(f"matcher.batch_size={batch_size}: choose 1 or more")
+        self.batch_size = batch_size
+        self.images_encoded = 0
+
+    @abstractmethod
+    def vectors(self, slices: Slices) -> Tensor:
+        """Vectors float32 ``[B, F]`` of B images."""
+
+    def encode(self, slices: Slices) -> Tensor:
+        """``vectors``, counted in ``images_encoded``."""
+        self.images_encoded += len(slices)
+        return self.vectors(slices)
+
+    def fit(self, support: Slices) -> None:
+        self._support: Slices = support
+
+    @torch.inference_mode()
+    def distance(self, queries: Slices) -> Tensor:
+        if len(queries) > len(self._support):
+            return self._pairs(self._support, queries).T
+        return self._pairs(queries, self._support)
+
+    def _pairs(self, kept: Slices, streamed: Slices) -> Tensor:
+        """Squared distances ``[len(kept), len(streamed)]``."""
+        # Joining parts would hold them twice.
+        vectors = torch.empty(0)
+        for start in range(0, len(kept), self.batch_size):
+            batch = self.encode(kept[start : start + self.batch_size])
+            if not start:
+                vectors = batch.new_empty(len(kept), batch.shape[1])
+            vectors[start : start + self.batch_size] = batch
+        columns = [
+            squared_distances(vectors, self.encode(streamed[start : start + self.batch_size]))
+            for start in range(0, len(streamed), self.batch_size)
+        ]
+        return torch.cat(columns, dim=1)
+
+
+def squared_distances(queries: Tensor, copies: Tensor, columns: int = 8192) -> Tensor:
+    """Squared Euclidean distances float64 ``[S, N]`` of the rows of ``[S, F]`` and ``[N, F]``.
+
+    In float32, |a|^2 + |b|^2 - 2 a.b loses near-duplicates to cancellation; float64 keeps them,
+    ``columns`` features at a time to bound memory.
+    """
+    if queries.device.type == "mps":  # which has no float64
+        queries, copies = queries.cpu(), copies.cpu()
+    total = torch.zeros(len(queries), len(copies), dtype=torch.float64, device=queries.device)
+    for a, b in zip(queries.split(columns, 1), copies.split(columns, 1), strict=True):
+        a, b = a.double(), b.double()
+        total += a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
+    return total.clamp_(min=0)
+
+
 class Random(Matcher[np.ndarray]):
     """Distances drawn uniformly from [0, 1); a query's depend only on its pixels and the seed."""
 
@@ -161,3 +227,30 @@ class Identity(Matcher[np.ndarray]):
 
     def distance(self, queries: np.ndarray) -> Tensor:
         return self._row.expand(len(queries), -1)
+
+
+class EncoderFeatures(FeatureMatcher[Features]):
+    """Mean over positions of 1 - cosine of two images' feature vectors, in [0, 2].
+
+    ``level`` is an index into ``Features.levels``; -1 is the coarsest, the image embedding. Raises
+    UserError where the segmenter has no such level.
+    """
+
+    on_features = True
+
+    def __init__(self, level: int, batch_size: int):
+        super().__init__(batch_size)
+        self.level = level
+
+    def vectors(self, slices: Features) -> Tensor:
+        """Unit feature vectors of all positions, ``[B, C x h x w]``, scaled so that the squared
+        distance is the mean of 1 - cosine."""
+        levels = len(slices.levels)
+        if not -levels <= self.level < levels:
+            raise UserError(
+                f"matcher.level={self.level}; the segmenter has {levels} levels, use -{levels} to "
+                f"{levels - 1}"
+            )
+        maps = torch.nn.functional.normalize(slices.levels[self.level].float())
+        positions = maps[0, 0].numel()
+        return maps.flatten(1) * (0.5 / positions) ** 0.5

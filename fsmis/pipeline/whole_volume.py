@@ -191,9 +191,8 @@ def _served_by_place(task: OrganTask, places: np.ndarray) -> OrganTask:
 
 
 def _served_by_likeness(episode: Episode, segmenter: Segmenter | None) -> Episode:
-    from fsmis.pipeline.matching import match  # slow to load, and not always used
-    from fsmis.pipeline.network_distances import EncoderFeatures
-    from fsmis.pipeline.pixel_distances import Ncc
+    from fsmis.pipeline.distances import Ncc  # slow to load, and not always used
+    from fsmis.pipeline.matching import EncoderFeatures, match
 
     queries: Any = episode.query.image
     supports: Any = episode.support.image

@@ -16,9 +16,12 @@ from fsmis.data.dataset import Scan, scale_intensities
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.pipeline.alignment import Crops, place_in_body
-from fsmis.segmenters import NO_OBJECT, Answer, largest_component
+from fsmis.pipeline.masks import largest_component
+from fsmis.segmenters import NO_OBJECT, Answer
 
 Answers = dict[str, Answer]
+Ask = Callable[[Episode], Answers]
+Part = Callable[[OrganTask, Answer], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,15 +94,14 @@ class Zoom:
         self.wide = wide
         self.doubt = doubt
 
-    def refine(
-        self, episode: Episode, answers: Answers, answer: Callable[[Episode], Answers]
-    ) -> Answers:
+    def refine(self, episode: Episode, answers: Answers, answer: Ask, part: Part) -> Answers:
         """The answers after the passes; an organ that is found nowhere keeps its own.
 
         Args:
             episode: whole slices.
             answers: what the first pass found on them.
             answer: the method, asked on whole slices or on crops.
+            part: of the masks of an organ, bool ``[S, H, W]``, that crops are cut around.
         """
         if not self.passes:
             return answers
@@ -113,7 +115,7 @@ class Zoom:
                 answers[organ] = answers[organ].with_rows(rows, surer)
         for _ in range(self.passes):
             kept = {organ: answers[organ][rows] for organ, rows in asked.items()}
-            found = {o: m for o, a in kept.items() if (m := largest_component(a.masks)).any()}
+            found = {o: part(episode.organs[o], a) for o, a in kept.items() if a.masks.any()}
             for organs in self._groups(episode, found):
                 zoomed = self.cut(episode, {organ: found[organ] for organ in organs})
                 for organ, closer in answer(zoomed.episode).items():
@@ -137,9 +139,7 @@ class Zoom:
         crops = _around(on_query, side, episode.query, steady=True)
         return self._cut(episode, tasks, (slices, crops), labelled, side)
 
-    def where_expected(
-        self, episode: Episode, organ: str, found: Answer, answer: Callable[[Episode], Answers]
-    ) -> Answer:
+    def where_expected(self, episode: Episode, organ: str, found: Answer, answer: Ask) -> Answer:
         """What the method finds of a small organ around its place in the body, if it doubts what it
         found and is surer then; else ``found``, whose rows are the slices of the organ's task."""
         task = episode.organs[organ]

@@ -1,5 +1,4 @@
-"""What the pipeline asks of a video model, encode, memorise, segment; what the model answers; parts
-of its masks.
+"""What the pipeline asks of a video model, encode, memorise, segment, and what the model answers.
 
 Any class with these three calls is a segmenter, chosen by the ``_target_`` of a file in
 ``conf/segmenter``; ``tests/segmenters/test_contract.py`` holds the engines to the contract.
@@ -11,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, generate_binary_structure, label
 from scipy.special import expit
 
 from fsmis.errors import UserError
@@ -177,83 +175,3 @@ class Answer:
 
 
 NO_OBJECT = -1024.0  # SAM2's own logit for "the object is not in this frame"
-TOUCHING = generate_binary_structure(3, 3)  # voxels that share a corner: 26 neighbours
-INTACT = 0.97  # share of itself that a labelled organ keeps when what leaks out is cut off
-FINER = 0.8  # factor of the passage that is cut, where it keeps less
-
-
-def largest_component(mask: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """The largest part of a mask bool ``[S, H, W]``; of equal ones the first, of none none.
-
-    Pixels count as much as their slice weighs, ``weights`` ``[S]``, 0 or more; None: all the same.
-    Slices that follow one another in the stack touch, even where the protocol leaves out slices
-    between them: such a gap does not cut an organ in two.
-    """
-    parts, count = label(mask, TOUCHING)
-    if not count:
-        return np.zeros_like(mask)
-    of_pixels = None if weights is None else np.repeat(weights, mask[0].size)
-    sizes = np.bincount(parts.ravel(), of_pixels)[1:]  # without the background
-    return parts == 1 + sizes.argmax()
-
-
-def without_leaks(
-    masks: np.ndarray, weights: np.ndarray | None, labelled: np.ndarray, narrowest: float
-) -> np.ndarray:
-    """The largest part of an organ's masks; what a narrow passage joins to it is another part.
-
-    A mask that leaks into a neighbour does so through a gap in the border between them. Passages
-    narrower than ``narrowest`` times the organ's thickness are cut, as far as that leaves the
-    labelled organ whole. Not part of the paper.
-
-    Args:
-        masks: bool ``[S, H, W]``, slices that follow one another.
-        weights: of the slices, ``[S]``, 0 or more, by which parts are compared; None: all the same.
-        labelled: bool ``[P, H, W]``, the organ in support slices.
-        narrowest: share of the thickness, which is twice the distance of the innermost pixel from
-            the edge, in all but the thickest tenth of the slices; 0: nothing is cut.
-    """
-    if not (narrowest and masks.any()):
-        return largest_component(masks, weights)
-    depth = _depth(masks)
-    deepest = depth.max(axis=(1, 2))
-    passage = narrowest * float(np.quantile(deepest[deepest > 0], 0.9))
-    wholes = [largest_component(mask[None]) for mask in labelled]
-    depths = [_depth(whole) for whole in wholes]
-    while passage >= 1 and any(
-        _wide_part(whole, of_whole, None, passage).sum() < INTACT * whole.sum()
-        for whole, of_whole in zip(wholes, depths, strict=True)
-    ):
-        passage *= FINER
-    return _wide_part(masks, depth, weights, passage)
-
-
-def _depth(masks: np.ndarray) -> np.ndarray:
-    """Distance in pixels of those of a mask ``[S, H, W]`` from its edge in their slice."""
-    edged = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
-    return np.stack([distance_transform_edt(mask)[1:-1, 1:-1] for mask in edged])
-
-
-def _wide_part(
-    masks: np.ndarray, depth: np.ndarray, weights: np.ndarray | None, passage: float
-) -> np.ndarray:
-    """The largest part of the pixels deeper than ``passage``, what of the mask lies around it, and
-    what goes on from there where the organ tapers off."""
-    deep = depth > passage
-    if passage < 1 or not deep.any():  # no passage is less than a pixel wide
-        return largest_component(masks, weights)
-    core = largest_component(deep, weights)
-    slices = np.flatnonzero(core.any(axis=(1, 2))).tolist()
-    kept = np.zeros_like(masks)
-    for z in slices:
-        kept[z] = masks[z] & (distance_transform_edt(~core[z]) <= passage + 1)
-    for last, step, end in ((slices[0], -1, 0), (slices[-1], 1, len(masks) - 1)):
-        for z in range(last, end, step):
-            beyond = z + step
-            parts, _ = label(masks[beyond])
-            touching = np.unique(parts[kept[z] & masks[beyond]])
-            tip = np.isin(parts, touching) & masks[beyond]
-            if not 0 < tip.sum() <= kept[z].sum():
-                break
-            kept[beyond] = tip
-    return kept

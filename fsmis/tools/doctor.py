@@ -90,7 +90,7 @@ def sam2_weights() -> list[Finding]:
 def lpips_backbones() -> list[Finding]:
     """ImageNet weights of LPIPS in torchvision's cache, whose names carry their hash; optional."""
     try:
-        from fsmis.pipeline.network_distances import BACKBONES
+        from fsmis.pipeline.distances import BACKBONES
     except ImportError as error:
         return [Finding("LPIPS", FAIL, _line(error), "pip install lpips torchvision")]
     findings = []

@@ -24,7 +24,7 @@ def build(*overrides: str) -> AugmentMatchPrompt:
     small += ["method.largest_component=false", "method.non_overlap=false"]
     if not any(override.startswith("method=") for override in overrides):
         small += ["method.memories=1", "method.volume_pass.reach=0", "method.zoom.passes=0"]
-        small += ["method.scale.scales=[]"]
+        small += ["method.scale.scales=[]", "method.borders.width=0"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[*small, *quiet, *overrides])
     method = instantiate(config.method)

@@ -18,9 +18,8 @@ from omegaconf import OmegaConf
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from fsmis.errors import UserError
+from fsmis.pipeline.distances import BACKBONES, Lpips, Psnr, build_lpips
 from fsmis.pipeline.matching import Identity, Matcher, Random, match, nearest, to_tensor
-from fsmis.pipeline.network_distances import BACKBONES, Lpips, build_lpips
-from fsmis.pipeline.pixel_distances import Psnr
 from fsmis.segmenters.features import Features
 
 ROOT = Path(__file__).parents[2]

@@ -14,10 +14,9 @@ from omegaconf import OmegaConf
 from fsmis.cli import CONF_DIR
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
-from fsmis.methods.prompted import apart
 from fsmis.pipeline.prompting import Prompts, VolumePass, mirror, segment_prompted
 from fsmis.pipeline.zoom import Zoom
-from fsmis.segmenters import Answer, largest_component, without_leaks
+from fsmis.segmenters import Answer
 from tests.methods.test_augment_match_prompt import build, episode
 
 VOLUME_PASS = ["method.volume_pass.reach=1", "method.volume_pass.confidence=0"]
@@ -180,148 +179,6 @@ def test_bad_volume_pass_is_refused(reach, confidence):
         VolumePass(reach, confidence)
 
 
-def test_largest_component_of_a_volume():
-    mask = np.zeros((4, 8, 8), bool)
-    mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = True  # touch by corners, across slices
-    mask[2:, 5, 5] = True  # two voxels apart from them
-    kept = mask.copy()
-    kept[2:, 5, 5] = False
-    np.testing.assert_array_equal(largest_component(mask), kept)
-    np.testing.assert_array_equal(largest_component(kept), kept)
-    assert not largest_component(np.zeros_like(mask)).any()
-    assert largest_component(mask[:0]).shape == (0, 8, 8)  # an organ ruled out of every slice
-
-
-def test_largest_component_of_every_organ(episode, monkeypatch):
-    noise = np.random.default_rng(0).normal(-0.8, 1, (9, 96, 96))  # in many parts
-    monkeypatch.setattr(VolumePass, "refine", lambda *_: certain(noise))
-    off, on = (
-        build("matcher=ncc", f"method.largest_component={kept}", "method.narrowest=0")
-        for kept in ("false", "true")
-    )
-    all_parts, one_part = off.segment(episode), on.segment(episode)
-    for organ, mask in all_parts.items():
-        np.testing.assert_array_equal(one_part[organ], largest_component(mask))
-        assert 0 < one_part[organ].sum() < mask.sum()
-
-
-def disc(radius: float, y: float = 32, x: float = 32) -> np.ndarray:
-    rows, columns = np.mgrid[:64, :64]
-    return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
-
-
-def test_what_a_narrow_passage_joins_to_an_organ_is_cut_off():
-    organ = np.stack([disc(radius) for radius in (3, 8, 14, 15, 12, 7, 2)])
-    leaking = organ.copy()
-    leaking[3, 31:34, 47:58] = True  # three pixels wide
-    leaking[3:5, 20:44, 56:62] = True
-    sure = np.ones(7)
-    kept = without_leaks(leaking, sure, organ[3:4], 0.25)
-    assert kept[:, :, :46].sum() == organ[:, :, :46].sum()  # its thin ends too
-    assert not kept[:, :, 54:].any()
-    np.testing.assert_array_equal(without_leaks(leaking, sure, organ[3:4], 0), leaking)
-    np.testing.assert_array_equal(without_leaks(organ, sure, organ[3:4], 0.25), organ)
-    wide = leaking.copy()
-    wide[3, 22:43, 40:62] = True
-    assert without_leaks(wide, sure, organ[3:4], 0.25)[3, 32, 40:62].all()
-
-
-def test_a_labelled_organ_that_narrows_itself_is_not_cut():
-    two = disc(10, y=16) | disc(10, y=48) | (np.abs(np.arange(64) - 32) <= 1) & disc(20)
-    masks, sure = np.stack([two] * 3), np.ones(3)
-    assert largest_component(masks).sum() == masks.sum()
-    assert without_leaks(masks, sure, disc(12)[None], 0.4).sum() < 0.7 * masks.sum()
-    np.testing.assert_array_equal(without_leaks(masks, sure, two[None], 0.4), masks)
-
-
-@given(st.integers(0, 99), st.floats(0, 0.9), st.floats(-1, 1))
-def test_cutting_adds_nothing_and_leaves_something(seed, narrowest, level):
-    field = np.random.default_rng(seed).normal(size=(4, 6, 6)).repeat(4, 1).repeat(4, 2)
-    masks, sure = field > level, np.ones(4)
-    kept = without_leaks(masks, sure, masks[:2], narrowest)
-    assert not (kept & ~masks).any() and kept.any() == masks.any()
-    np.testing.assert_array_equal(
-        without_leaks(masks, sure, masks[:2], 0), largest_component(masks)
-    )
-
-
-def test_leaks_are_cut_off_before_and_after_the_crops(episode, monkeypatch):
-    leaking = np.full((9, 96, 96), -1.0, np.float32)
-    leaking[:, 10:50, 10:50] = leaking[:, 29:31, 50:70] = leaking[:, 20:40, 70:80] = 1
-    monkeypatch.setattr(VolumePass, "refine", lambda *_: certain(leaking))
-    given = []
-
-    def refine(self, episode, answers, ask):
-        given.extend(answers.values())
-        return ask(episode)
-
-    monkeypatch.setattr(Zoom, "refine", refine)
-    method = build("matcher=ncc", "method.largest_component=true", "method.narrowest=0.25")
-    masks = method.segment(episode)
-    for before, after in zip(given, masks.values(), strict=True):
-        for mask in (before.masks, after):
-            assert mask[:, 10:50, 10:50].mean() > 0.97 and not mask[:, :, 60:].any()
-    unsure = without_leaks(leaking > 0, np.zeros(9), leaking[:1] > 0, 0.25)
-    assert unsure[:, 10:50, 10:50].any()  # a model that believes nothing
-    none = without_leaks(leaking[:0] > 0, np.ones(0), leaking[:1] > 0, 0.25)
-    assert none.shape == (0, 96, 96)
-
-
-def test_of_two_wide_parts_the_one_that_the_model_believes_is_kept():
-    rim = disc(12, x=20) & (np.arange(64) > 28)  # it joins the parts
-    masks = np.stack([disc(12, x=20), disc(12, x=20), rim | disc(10, x=44), disc(11, x=44)])
-    assert largest_component(masks).sum() == masks.sum()
-    for sure, column in (([0.9, 0.9, 0.3, 0.3], 20), ([0.3, 0.3, 0.9, 0.9], 44)):
-        kept = without_leaks(masks, np.array(sure), disc(12)[None], 0.4)
-        assert kept[:, 32, column].any() and not kept[:, 32, 64 - column].any()
-
-
-@pytest.mark.parametrize("narrowest", [-0.1, 1.0])
-def test_a_share_out_of_range_is_refused(narrowest):
-    with pytest.raises(InstantiationException, match=r"method\.narrowest="):
-        build(f"method.narrowest={narrowest}")
-
-
-@pytest.mark.parametrize("by_presence", [False, True])
-def test_of_a_pixel_that_several_organs_claim_one_keeps_it(episode, by_presence):
-    noise = np.random.default_rng(1)
-    answers = {}
-    for organ, task in episode.organs.items():
-        count = len(task.query_slices)
-        logits = noise.normal(0, 3, (count, 96, 96)).astype(np.float32)
-        score, overlap = noise.normal(1, 1, count), noise.uniform(0, 1, count)
-        answers[organ] = Answer(logits, score.astype(np.float32), overlap.astype(np.float32))
-    settled = apart(episode, answers, by_presence)
-    kept = {organ: answer.masks for organ, answer in settled.items()}
-    held = np.zeros(episode.query.image.shape, int)
-    claimed = np.zeros(episode.query.image.shape, bool)
-    for organ, task in episode.organs.items():
-        assert not (kept[organ] & ~answers[organ].masks).any()
-        held[task.query_slices] += kept[organ]
-        claimed[task.query_slices] |= answers[organ].masks
-    np.testing.assert_array_equal(held, claimed)  # each claimed pixel goes to one organ
-    for organ, answer in apart(episode, settled, by_presence).items():
-        assert answer.logits.dtype == np.float32
-        np.testing.assert_array_equal(answer.logits, settled[organ].logits)
-    alone = dict(list(answers.items())[:1])
-    for organ, answer in apart(episode, alone, by_presence).items():
-        np.testing.assert_array_equal(answer.logits, answers[organ].logits)
-
-
-@pytest.mark.parametrize("surer", ["object_score", "iou"])
-def test_the_organ_that_the_model_is_surer_of_keeps_the_pixels(episode, surer):
-    organs = list(episode.organs)[:2]
-    slices = np.intersect1d(*(episode.organs[organ].query_slices for organ in organs))
-    tasks = episode.organs.items()
-    few = episode.asking({o: np.flatnonzero(np.isin(t.query_slices, slices)) for o, t in tasks})
-    logits = np.ones((len(slices), 96, 96), np.float32)
-    half = np.full(len(slices), 0.5, np.float32)
-    answers = {organ: Answer(logits, half, half) for organ in organs}
-    answers[organs[1]] = replace(answers[organs[1]], **{surer: half + 0.1})
-    settled = apart(few, answers, by_presence=True)
-    assert not settled[organs[0]].masks.any() and settled[organs[1]].masks.all()
-
-
 def test_ablation_switches_what_it_names():
     def method(choice: str) -> dict[str, object]:
         cfg = compose("config", ["experiment=ablation_test_time", f"test_time={choice}"])
@@ -347,9 +204,11 @@ def test_ablation_switches_what_it_names():
         "zoom",
         "scale",
         "extent",
+        "borders",
     }
     assert switched.pop("default_without_zoom") == default - {"zoom"}
     assert switched.pop("default_with_leaks") == default - {"narrowest"}
+    assert switched.pop("default_without_borders") == default - {"borders"}
     assert switched.pop("default_and_flip") == default | {"flip"}
     assert switched.pop("default_and_second_zoom") == default
     assert switched == {choice: {choice} for choice in switched}

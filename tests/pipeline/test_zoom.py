@@ -11,12 +11,17 @@ from fsmis.data.dataset import Scan
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.pipeline.alignment import Crops
+from fsmis.pipeline.masks import largest_component
 from fsmis.pipeline.zoom import Zoom, boxes
 from fsmis.segmenters import Answer
 from tests.methods.test_augment_match_prompt import build
 
 SHAPE = (80, 100)
 SLICES = np.arange(2, 8)
+
+
+def main_part(_task: OrganTask, found: Answer) -> np.ndarray:
+    return largest_component(found.masks)
 
 
 def answer(masks: np.ndarray) -> Answer:
@@ -123,12 +128,12 @@ def test_a_perfect_second_look_replaces_the_first():
     def second_look(closer: Episode) -> dict[str, Answer]:
         return {"kidney": answer(closer.query.image[SLICES] > 0.2)}
 
-    masks = zoom().refine(episode, rough, second_look)["kidney"].masks
+    masks = zoom().refine(episode, rough, second_look, main_part)["kidney"].masks
     truth = np.stack([disc(40, 50, 10)] * len(SLICES))
     assert (masks != truth).mean() < 2e-3
-    assert zoom(passes=0).refine(episode, rough, second_look) is rough
+    assert zoom(passes=0).refine(episode, rough, second_look, main_part) is rough
     # the crop magnifies twice
-    half = zoom(magnified=4.0).refine(episode, rough, second_look)["kidney"].logits
+    half = zoom(magnified=4.0).refine(episode, rough, second_look, main_part)["kidney"].logits
     np.testing.assert_allclose(half[:, 40, 50], 8, atol=0.1)
     assert abs(half[0, 33, 45]) < 1  # one look says yes, the other no
 
@@ -198,7 +203,7 @@ def test_an_organ_found_nowhere_keeps_its_answer():
         asked.extend(closer.organs)
         return {organ: answer(closer.query.image[SLICES] > 0.2) for organ in closer.organs}
 
-    refined = zoom().refine(episode, first, second_look)
+    refined = zoom().refine(episode, first, second_look, main_part)
     assert asked == ["kidney"] and refined["spleen"] is nothing
 
 
@@ -221,7 +226,7 @@ def test_organs_share_crops_of_about_their_own_extent(share, groups):
         return {organ: answer(closer.query.image[SLICES] > 0.2) for organ in closer.organs}
 
     first = {organ: answer(masks) for organ, masks in found(episode).items()}
-    zoom(share=share).refine(episode, first, second_look)
+    zoom(share=share).refine(episode, first, second_look, main_part)
     assert len(asked) == groups
     assert sorted(organ for group in asked for organ in group) == ["cavity", "far", "wall"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fsmis.cli import CONF_DIR
 from fsmis.errors import UserError
-from fsmis.pipeline.network_distances import build_lpips
+from fsmis.pipeline.distances import build_lpips
 from fsmis.segmenters.checkpoints import in_transformers, read_state
 from fsmis.segmenters.sam2 import Sam2
 from fsmis.tools.bench.ways import make_responsive

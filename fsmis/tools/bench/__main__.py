@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator
 
 from fsmis.cli import CONF_DIR, SOME_FAILED, command_line, console
 from fsmis.files import write_atomic, write_figure
-from fsmis.pipeline.network_distances import BACKBONES
+from fsmis.pipeline.distances import BACKBONES
 from fsmis.tools.bench import ROUNDED, Promise, Workload, phantom_workload, promises
 from fsmis.tools.bench.measure import Way, clock, count, show, tabulate
 from fsmis.tools.bench.ways import Perceptual, TwoFrame

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import nn
 
 from fsmis.cli import CONF_DIR
+from fsmis.pipeline.distances import Lpips
 from fsmis.pipeline.matching import to_tensor
-from fsmis.pipeline.network_distances import Lpips
 from fsmis.pipeline.prompting import Prompts, segment_prompted
 from fsmis.segmenters.sam2 import Sam2, build_sam2
 from fsmis.settings import composing

@@ -1,7 +1,6 @@
-"""Distances of feature maps: LPIPS, and the features of the segmenter's own encoder."""
+"""Distances of images for stage 2: SSIM, PSNR, normalised cross-correlation, and LPIPS."""
 
 import warnings
-from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,104 +14,109 @@ from torch import Tensor
 from torchvision.models import get_weight
 
 from fsmis.errors import UserError
-from fsmis.pipeline.matching import Matcher, Slices, to_tensor
+from fsmis.pipeline.matching import FeatureMatcher, Matcher, to_tensor
 from fsmis.segmenters.cache import FeatureCache, fingerprint
 from fsmis.segmenters.checkpoints import read_state
-from fsmis.segmenters.features import Features
 from fsmis.segmenters.network import resolve_device
 from fsmis.source import source_hash
 
 
-class FeatureMatcher(Matcher[Slices]):
-    """One vector for each image, one matrix product for all S x N pairs.
+class Psnr(FeatureMatcher[np.ndarray]):
+    """Negative peak signal-to-noise ratio in dB, for a peak of 1.
 
-    The vectors of the fewer, copies or queries, are kept (F float32 each), the others streamed in
-    batches, so that memory does not grow with the support set.
-
-    Attributes:
-        images_encoded: images whose vectors were computed, over all calls.
+    The ratio of identical images would be infinite; it is capped at ``cap_db``, which changes no
+    other order. Images are resized to ``image_size`` pixels a side unless that is None.
     """
 
-    def __init__(self, batch_size: int):
-        if batch_size < 1:
-            raise UserError(f"matcher.batch_size={batch_size}: choose 1 or more")
-        self.batch_size = batch_size
-        self.images_encoded = 0
-
-    @abstractmethod
-    def vectors(self, slices: Slices) -> Tensor:
-        """Vectors float32 ``[B, F]`` of B images."""
-
-    def encode(self, slices: Slices) -> Tensor:
-        """``vectors``, counted in ``images_encoded``."""
-        self.images_encoded += len(slices)
-        return self.vectors(slices)
-
-    def fit(self, support: Slices) -> None:
-        self._support: Slices = support
-
-    @torch.inference_mode()
-    def distance(self, queries: Slices) -> Tensor:
-        if len(queries) > len(self._support):
-            return self._pairs(self._support, queries).T
-        return self._pairs(queries, self._support)
-
-    def _pairs(self, kept: Slices, streamed: Slices) -> Tensor:
-        """Squared distances ``[len(kept), len(streamed)]``."""
-        # Joining parts would hold them twice.
-        vectors = torch.empty(0)
-        for start in range(0, len(kept), self.batch_size):
-            batch = self.encode(kept[start : start + self.batch_size])
-            if not start:
-                vectors = batch.new_empty(len(kept), batch.shape[1])
-            vectors[start : start + self.batch_size] = batch
-        columns = [
-            squared_distances(vectors, self.encode(streamed[start : start + self.batch_size]))
-            for start in range(0, len(streamed), self.batch_size)
-        ]
-        return torch.cat(columns, dim=1)
-
-
-def squared_distances(queries: Tensor, copies: Tensor, columns: int = 8192) -> Tensor:
-    """Squared Euclidean distances float64 ``[S, N]`` of the rows of ``[S, F]`` and ``[N, F]``.
-
-    In float32, |a|^2 + |b|^2 - 2 a.b loses near-duplicates to cancellation; float64 keeps them,
-    ``columns`` features at a time to bound memory.
-    """
-    if queries.device.type == "mps":  # which has no float64
-        queries, copies = queries.cpu(), copies.cpu()
-    total = torch.zeros(len(queries), len(copies), dtype=torch.float64, device=queries.device)
-    for a, b in zip(queries.split(columns, 1), copies.split(columns, 1), strict=True):
-        a, b = a.double(), b.double()
-        total += a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
-    return total.clamp_(min=0)
-
-
-class EncoderFeatures(FeatureMatcher[Features]):
-    """Mean over positions of 1 - cosine of two images' feature vectors, in [0, 2].
-
-    ``level`` is an index into ``Features.levels``; -1 is the coarsest, the image embedding. Raises
-    UserError where the segmenter has no such level.
-    """
-
-    on_features = True
-
-    def __init__(self, level: int, batch_size: int):
+    def __init__(self, cap_db: float, image_size: int | None, batch_size: int):
         super().__init__(batch_size)
-        self.level = level
+        self.smallest_error = 10 ** (-cap_db / 10)
+        self.image_size = image_size
 
-    def vectors(self, slices: Features) -> Tensor:
-        """Unit feature vectors of all positions, ``[B, C x h x w]``, scaled so that the squared
-        distance is the mean of 1 - cosine."""
-        levels = len(slices.levels)
-        if not -levels <= self.level < levels:
+    def vectors(self, slices: np.ndarray) -> Tensor:
+        """Pixels, scaled so that the squared distance is the mean squared error."""
+        pixels = to_tensor(slices, self.image_size).flatten(1)
+        return pixels / pixels.shape[1] ** 0.5
+
+    def distance(self, queries: np.ndarray) -> Tensor:
+        return 10 * super().distance(queries).clamp(min=self.smallest_error).log10()
+
+
+class Ncc(FeatureMatcher[np.ndarray]):
+    """1 - normalised cross-correlation, in [0, 2].
+
+    A constant image has no correlation: it gets 0 with every image that is not constant and 1 with
+    every one that is. Images are resized to ``image_size`` pixels a side unless that is None.
+    """
+
+    def __init__(self, image_size: int | None, batch_size: int):
+        super().__init__(batch_size)
+        self.image_size = image_size
+
+    def vectors(self, slices: np.ndarray) -> Tensor:
+        """Zero-mean vectors of norm sqrt(1/2), so that the squared distance is 1 - correlation; a
+        constant image has only an extra last coordinate."""
+        pixels = to_tensor(slices, self.image_size).flatten(1)
+        constant = (pixels.amax(1) == pixels.amin(1))[:, None]
+        centred = (pixels - pixels.mean(1, keepdim=True)).masked_fill(constant, 0)
+        vectors = torch.cat([centred, constant.float()], dim=1)
+        return torch.nn.functional.normalize(vectors) * 0.5**0.5
+
+
+class Ssim(Matcher[np.ndarray]):
+    """1 - structural similarity (Wang et al. 2004), as ``skimage.metrics.structural_similarity``
+    computes it by default: uniform window, sample covariance, data range 1.
+
+    Means and variances are computed once for each image, only the covariance for every pair.
+    ``window`` is odd, in pixels; images are resized to ``image_size`` pixels a side unless that is
+    None. Raises UserError for an image smaller than the window.
+    """
+
+    C1, C2 = 0.01**2, 0.03**2  # of a data range of 1, by the definition
+
+    def __init__(self, window: int, image_size: int | None):
+        if window < 3 or window % 2 == 0:
+            raise UserError(f"matcher.window={window}; use an odd number of pixels, at least 3")
+        self.window = window
+        self.image_size = image_size
+
+    def fit(self, support: np.ndarray) -> None:
+        self._copies = self._statistics(support)
+
+    def distance(self, queries: np.ndarray) -> Tensor:
+        statistics = zip(*self._statistics(queries), strict=True)
+        return torch.stack([1 - self._similarity(*query) for query in statistics])
+
+    def _statistics(self, images: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        pixels = to_tensor(images, self.image_size)
+        if min(pixels.shape[1:]) < self.window:
             raise UserError(
-                f"matcher.level={self.level}; the segmenter has {levels} levels, use -{levels} to "
-                f"{levels - 1}"
+                f"images of {pixels.shape[1]} x {pixels.shape[2]} are smaller than "
+                f"matcher.window={self.window}; set a smaller one"
             )
-        maps = torch.nn.functional.normalize(slices.levels[self.level].float())
-        positions = maps[0, 0].numel()
-        return maps.flatten(1) * (0.5 / positions) ** 0.5
+        mean = self._mean(pixels)
+        return pixels, mean, self._unbiased(self._mean(pixels.square()) - mean.square())
+
+    def _similarity(self, pixels: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        copies, means, variances = self._copies
+        product = mean * means
+        covariance = self._unbiased(self._mean(pixels * copies) - product)
+        luminance = (2 * product + self.C1) / (mean.square() + means.square() + self.C1)
+        structure = (2 * covariance + self.C2) / (variance + variances + self.C2)
+        return (luminance * structure).mean(dim=(1, 2), dtype=torch.float64)
+
+    def _unbiased(self, moment: Tensor) -> Tensor:
+        return moment * (self.window**2 / (self.window**2 - 1))
+
+    def _mean(self, maps: Tensor) -> Tensor:
+        """Mean over every whole window; sums of shifted maps beat pooling on a CPU sixfold."""
+        for axis in (-1, -2):
+            size = maps.shape[axis] - self.window + 1
+            total = maps.narrow(axis, 0, size).clone()
+            for shift in range(1, self.window):
+                total += maps.narrow(axis, shift, size)
+            maps = total
+        return maps / self.window**2
 
 
 class Lpips(FeatureMatcher[np.ndarray]):
