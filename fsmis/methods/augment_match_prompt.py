@@ -15,7 +15,7 @@ from fsmis.methods.prompted import PromptedMethod
 from fsmis.pipeline import Match
 from fsmis.pipeline.alignment import ScaleSearch
 from fsmis.pipeline.extent import Extent
-from fsmis.pipeline.masks import Borders
+from fsmis.pipeline.masks import Borders, Greys
 from fsmis.pipeline.matching import Matcher, match
 from fsmis.pipeline.prompting import (
     Prompts,
@@ -64,7 +64,7 @@ class AugmentMatchPrompt(PromptedMethod):
             has fewer (the paper: 1).
         flip: average the logits with those of the mirrored slices and copies.
         volume_pass: second pass through the query volume.
-        scale, extent, zoom, largest_component, non_overlap, narrowest, borders: see
+        scale, extent, zoom, largest_component, non_overlap, narrowest, greys, borders: see
             :class:`PromptedMethod`.
 
     Raises:
@@ -85,11 +85,11 @@ class AugmentMatchPrompt(PromptedMethod):
         largest_component: bool,
         non_overlap: bool,
         narrowest: float,
+        greys: Greys,
         borders: Borders,
     ):
-        super().__init__(
-            segmenter, scale, extent, zoom, largest_component, non_overlap, narrowest, borders
-        )
+        after = (largest_component, non_overlap, narrowest, greys, borders)
+        super().__init__(segmenter, scale, extent, zoom, *after)
         if not isinstance(memories, int) or memories < 1:
             raise UserError(f"method.memories={memories}: must be a whole number, 1 or more")
         self.support_set = support_set

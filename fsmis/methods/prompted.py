@@ -6,18 +6,23 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.methods import Method
 from fsmis.pipeline.alignment import ScaleSearch, place_support
 from fsmis.pipeline.extent import Extent, joined, looks
-from fsmis.pipeline.masks import Borders, apart, largest_component, without_leaks
+from fsmis.pipeline.masks import Borders, Greys, largest_component, without_leaks
 from fsmis.pipeline.prompting import Prompts
 from fsmis.pipeline.whole_volume import served
 from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters import Answer, Segmenter, Tracker, unable
 from fsmis.segmenters.features import Features, batches
+
+# A pixel too much costs a large mask little, one too few a small mask much; and the overlap that
+# the model predicts is higher for large ones.
+FAVOUR = 0.25
 
 
 class PromptedMethod(Method):
@@ -31,6 +36,7 @@ class PromptedMethod(Method):
         largest_component: keep the largest connected part of each organ.
         narrowest: with it, see :func:`without_leaks`; 0: what is connected is one part.
         non_overlap: organs do not overlap, see :func:`apart`.
+        greys: ends organs of whole volumes where their grey value changes.
         borders: draws the masks' borders anew at the end.
     """
 
@@ -43,6 +49,7 @@ class PromptedMethod(Method):
         largest_component: bool,
         non_overlap: bool,
         narrowest: float = 0.0,
+        greys: Greys | None = None,
         borders: Borders | None = None,
     ) -> None:
         if not 0 <= narrowest < 1:
@@ -54,6 +61,7 @@ class PromptedMethod(Method):
         self.largest_component = largest_component
         self.non_overlap = non_overlap
         self.narrowest = narrowest
+        self.greys = greys
         self.borders = borders
 
     @abstractmethod
@@ -104,6 +112,8 @@ class PromptedMethod(Method):
         masks = {organ: answer.masks for organ, answer in answers.items()}
         if self.largest_component:
             masks = {o: self.main_part(scaled.organs[o], answer) for o, answer in answers.items()}
+        if self.greys is not None and self.extent.applies(scaled):
+            masks = self.greys.cut(scaled, masks, answers)
         held = {organ: mask.any(axis=(1, 2)) for organ, mask in masks.items()}
         self.confidence = {  # the overlap that the model predicts for its masks
             organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()
@@ -124,6 +134,33 @@ def serving(method: Method, episode: Episode) -> Episode:
     """The episode with who serves found, by the features of a method that prompts; see
     :func:`served`."""
     return served(episode, method.segmenter if isinstance(method, PromptedMethod) else None)
+
+
+def apart(episode: Episode, answers: dict[str, Answer], by_presence: bool) -> dict[str, Answer]:
+    """Answers whose masks do not overlap, as labels never do: a pixel that several claim belongs to
+    the strongest.
+
+    A claim is the pixel's probability times the mask's predicted overlap, over its area to the
+    power of ``FAVOUR``; if ``by_presence``, times its object score: in a whole volume, whose slices
+    may lack an organ, and of crops, where it is surer than on whole slices. Not part of the paper;
+    SAM2's predictor has it as ``non_overlap_masks``, by logits alone.
+    """
+    strongest = np.zeros(episode.query.image.shape, np.float32)
+    claims = {}
+    for organ, answer in answers.items():
+        masks, slices = answer.masks, episode.organs[organ].query_slices
+        areas = np.maximum(1, masks.sum(axis=(1, 2)))
+        weights = answer.iou / areas**FAVOUR
+        if by_presence:
+            weights = weights * np.maximum(0, answer.object_score)
+        claim = masks * expit(answer.logits) * weights[:, None, None]
+        claims[organ] = claim.astype(np.float32)  # as the strongest, which they are compared with
+        strongest[slices] = np.maximum(strongest[slices], claims[organ])
+    settled = {}
+    for organ, answer in answers.items():
+        lost = answer.masks & (claims[organ] < strongest[episode.organs[organ].query_slices])
+        settled[organ] = answer.without(lost)
+    return settled
 
 
 class TrackingMethod(PromptedMethod):

@@ -1,7 +1,10 @@
-"""Masks as organs are: in one piece, none over another, ending where the image has an edge.
+"""Masks as organs are: in one piece, of one grey value, ending where the image has an edge.
 
 None of it is part of the paper.
 """
+
+import math
+from itertools import pairwise
 
 import numpy as np
 from scipy.ndimage import (
@@ -11,9 +14,10 @@ from scipy.ndimage import (
     generate_binary_structure,
     label,
 )
-from scipy.special import expit
+from scipy.stats import median_abs_deviation
 from skimage.segmentation import random_walker
 
+from fsmis.data.dataset import Scan
 from fsmis.data.protocol import Episode
 from fsmis.errors import UserError
 from fsmis.segmenters import Answer
@@ -21,9 +25,30 @@ from fsmis.segmenters import Answer
 TOUCHING = generate_binary_structure(3, 3)  # voxels that share a corner: 26 neighbours
 INTACT = 0.97  # share of itself that a labelled organ keeps when what leaks out is cut off
 FINER = 0.8  # factor of the passage that is cut, where it keeps less
-# A pixel too much costs a large mask little, one too few a small mask much; and the overlap that
-# the model predicts is higher for large ones.
-FAVOUR = 0.25
+SUREST = 1 / 3  # share of the slices that tell an organ's grey value
+AIR = 0.1  # of the intensity range; what is darker tells nothing of a slice's brightness
+
+
+def boxes(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and extents (y, x), float ``[N, 2]`` each in pixels, of masks bool ``[N, H, W]``; NaN
+    for empty ones."""
+    centres = np.full((len(masks), 2), np.nan)
+    extents = np.full((len(masks), 2), np.nan)
+    for row, mask in enumerate(masks):
+        for axis in (0, 1):
+            filled = np.flatnonzero(mask.any(axis=1 - axis))
+            if len(filled):
+                low, high = filled[0], filled[-1] + 1
+                centres[row, axis], extents[row, axis] = (low + high) / 2, high - low
+    return centres, extents
+
+
+def extent(masks: np.ndarray, scan: Scan) -> float:
+    """The largest extent in mm, along y or x, of masks ``[N, H, W]`` in all but the largest tenth
+    of the slices that are not empty, so that a slice gone wrong does not decide; 0 if all are."""
+    extents = (boxes(masks)[1] * scan.spacing[1:]).max(axis=1)
+    extents = extents[~np.isnan(extents)]
+    return float(np.quantile(extents, 0.9)) if len(extents) else 0.0
 
 
 def largest_component(mask: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -103,43 +128,86 @@ def _wide_part(
     return kept
 
 
-def apart(episode: Episode, answers: dict[str, Answer], by_presence: bool) -> dict[str, Answer]:
-    """Answers whose masks do not overlap, as labels never do: a pixel that several claim belongs to
-    the strongest.
+class Greys:
+    """Ends an organ in a whole volume where its masks turn to another grey value.
 
-    A claim is the pixel's probability times the mask's predicted overlap, over its area to the
-    power of ``FAVOUR``; if ``by_presence``, times its object score: in a whole volume, whose slices
-    may lack an organ, and of crops, where it is surer than on whole slices. Not part of the paper;
-    SAM2's predictor has it as ``non_overlap_masks``, by logits alone.
+    Where a mask goes on from a kidney into liver, spleen or muscle, the model may be as sure of it
+    as of the kidney. Slices are compared after what makes one as a whole brighter than the next is
+    taken off.
+
+    Args:
+        deviations: of the grey values in the slices of which the model is surest, by which the
+            median of another slice may differ; 0: any.
+        least: what counts as a deviation if that is less, as a share of the intensity range.
+
+    Raises:
+        UserError: a setting out of its range.
     """
-    strongest = np.zeros(episode.query.image.shape, np.float32)
-    claims = {}
-    for organ, answer in answers.items():
-        masks, slices = answer.masks, episode.organs[organ].query_slices
-        areas = np.maximum(1, masks.sum(axis=(1, 2)))
-        weights = answer.iou / areas**FAVOUR
-        if by_presence:
-            weights = weights * np.maximum(0, answer.object_score)
-        claim = masks * expit(answer.logits) * weights[:, None, None]
-        claims[organ] = claim.astype(np.float32)  # as the strongest, which they are compared with
-        strongest[slices] = np.maximum(strongest[slices], claims[organ])
-    settled = {}
-    for organ, answer in answers.items():
-        lost = answer.masks & (claims[organ] < strongest[episode.organs[organ].query_slices])
-        settled[organ] = answer.without(lost)
-    return settled
+
+    def __init__(self, deviations: float, least: float) -> None:
+        if not deviations >= 0 or not least > 0:
+            raise UserError(
+                f"method.greys.deviations={deviations}, least={least}: choose deviations from 0, "
+                "least above 0"
+            )
+        self.deviations = deviations
+        self.least = least
+
+    def cut(
+        self, episode: Episode, masks: dict[str, np.ndarray], answers: dict[str, Answer]
+    ) -> dict[str, np.ndarray]:
+        """The largest part of each organ's masks, bool ``[S, H, W]``, in slices of its grey value.
+
+        Args:
+            episode: its query's image holds the grey values.
+            masks: what was found in the slices of each organ's task.
+            answers: where it comes from; tell how sure the model is of a slice.
+        """
+        if not self.deviations:
+            return masks
+        image = evened(episode.query.image)
+        cut = {}
+        for organ, mask in masks.items():
+            alike = self._alike(image[episode.organs[organ].query_slices], mask, answers[organ].iou)
+            part = largest_component(mask & alike[:, None, None], answers[organ].iou)
+            cut[organ] = part if part.any() else mask
+        return cut
+
+    def _alike(self, image: np.ndarray, mask: np.ndarray, sure: np.ndarray) -> np.ndarray:
+        """Slices ``[S]`` whose mask has the organ's grey value, or is empty."""
+        alike, shown = np.ones(len(mask), bool), np.flatnonzero(mask.any(axis=(1, 2)))
+        if not len(shown):
+            return alike
+        surest = shown[np.argsort(-sure[shown], kind="stable")[: math.ceil(SUREST * len(shown))]]
+        inside = image[surest][mask[surest]]
+        allowed = self.deviations * max(self.least, median_abs_deviation(inside, scale="normal"))
+        medians = np.array([np.median(image[z][mask[z]]) for z in shown])
+        alike[shown] = abs(medians - np.median(inside)) <= allowed
+        return alike
+
+
+def evened(image: np.ndarray) -> np.ndarray:
+    """A volume ``[Z, H, W]`` in [0, 1] without what makes one slice as a whole brighter than the
+    next: the median ratio of the pixels that are no air in both."""
+    steps = [0.0]
+    for before, after in pairwise(image):
+        body = (before > AIR) & (after > AIR)
+        steps.append(float(np.median(np.log(after[body] / before[body]))) if body.any() else 0.0)
+    gains = np.cumsum(steps)
+    return image / np.exp(gains - np.median(gains))[:, None, None]
 
 
 class Borders:
     """Draws the borders of organs anew along the edges that the image has there.
 
-    A video model answers at a quarter of its input's resolution, so that a border lies a pixel or
-    two beside the edge that it means. What is farther inside and outside are the seeds of a random
-    walk (Grady, IEEE TPAMI 2006), in which all organs of a slice take part.
+    A video model answers at a quarter of its input's resolution, so that a border lies a little
+    beside the edge that it means. What is farther inside and outside are the seeds of a random walk
+    (Grady, IEEE TPAMI 2006), in which all organs of a slice take part.
 
     Args:
-        width: pixels on each side of a border that are decided anew; of a thin organ, half its
-            depth. 0: none.
+        width: mm on each side of a border that are decided anew; half its depth, where an organ is
+            thin. 0: none.
+        share: of the organ's extent, which the width does not exceed.
         beta: how much a difference in grey value, over the deviation around the organs, stops the
             walk.
 
@@ -147,12 +215,14 @@ class Borders:
         UserError: a setting out of its range.
     """
 
-    def __init__(self, width: float, beta: float) -> None:
-        if not width >= 0 or not beta > 0:
+    def __init__(self, width: float, share: float, beta: float) -> None:
+        if not width >= 0 or not share > 0 or not beta > 0:
             raise UserError(
-                f"method.borders.width={width}, beta={beta}: choose width from 0, beta above 0"
+                f"method.borders.width={width}, share={share}, beta={beta}: choose width from 0, "
+                "share and beta above 0"
             )
         self.width = width
+        self.share = share
         self.beta = beta
 
     def redraw(
@@ -167,26 +237,32 @@ class Borders:
         """
         if not self.width:
             return masks
-        slices = {organ: episode.organs[organ].query_slices for organ in masks}
-        volumes = {organ: np.zeros(episode.query.image.shape, bool) for organ in masks}
+        query, slices = episode.query, {o: episode.organs[o].query_slices for o in masks}
+        volumes = {organ: np.zeros(query.image.shape, bool) for organ in masks}
+        widths = {}
         for organ, mask in masks.items():
             volumes[organ][slices[organ]] = mask
-        for z, image in enumerate(episode.query.image):
-            shown = [volume[z] for volume in volumes.values() if volume[z].any()]
-            for group in [shown] if together and shown else [[mask] for mask in shown]:
-                for mask, redrawn in zip(group, self._walk(image, group), strict=True):
-                    mask[:] = redrawn
+            widths[organ] = min(self.width, self.share * extent(mask, query)) / query.spacing[1]
+        for z, image in enumerate(query.image):
+            shown = [organ for organ, volume in volumes.items() if volume[z].any()]
+            for group in [shown] if together and shown else [[organ] for organ in shown]:
+                found = {organ: volumes[organ][z] for organ in group}
+                for organ, redrawn in self._walk(image, found, widths).items():
+                    volumes[organ][z] = redrawn
         return {organ: volume[slices[organ]] for organ, volume in volumes.items()}
 
-    def _walk(self, image: np.ndarray, masks: list[np.ndarray]) -> list[np.ndarray]:
-        """Masks bool ``[H, W]`` of some organs in a slice, none of them empty, redrawn."""
-        if any(mask.all() for mask in masks):
+    def _walk(
+        self, image: np.ndarray, masks: dict[str, np.ndarray], widths: dict[str, float]
+    ) -> dict[str, np.ndarray]:
+        """Masks bool ``[H, W]`` of some organs in a slice, none of them empty, redrawn within
+        widths in pixels."""
+        if any(mask.all() for mask in masks.values()):
             return masks
         seeds = np.zeros(image.shape, np.uint8)
         beyond = np.ones(image.shape, bool)
-        for number, mask in enumerate(masks, 1):
+        for number, (organ, mask) in enumerate(masks.items(), 1):
             inside, outside = distance_transform_edt(mask), distance_transform_edt(~mask)
-            width = min(self.width, inside.max() / 2)
+            width = min(widths[organ], inside.max() / 2)
             seeds[inside > width] = number
             beyond &= outside > width
         seeds[beyond] = len(masks) + 1
@@ -195,4 +271,4 @@ class Borders:
         if sown.all() or not grey.std():
             return masks
         seeds[around] = random_walker(grey / grey.std(), sown, self.beta, mode="bf")
-        return [seeds == number for number in range(1, len(masks) + 1)]
+        return {organ: seeds == number for number, organ in enumerate(masks, 1)}

@@ -16,7 +16,7 @@ from fsmis.data.dataset import Scan, scale_intensities
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.pipeline.alignment import Crops, place_in_body
-from fsmis.pipeline.masks import largest_component
+from fsmis.pipeline.masks import boxes, extent, largest_component
 from fsmis.segmenters import NO_OBJECT, Answer
 
 Answers = dict[str, Answer]
@@ -134,7 +134,7 @@ class Zoom:
         slices, on_query = _together(tasks, found)
         labelled = _labelled(tasks, episode.support)
         side = self.factor * max(
-            _extent(on_query, episode.query), _extent(labelled[1], episode.support)
+            extent(on_query, episode.query), extent(labelled[1], episode.support)
         )
         crops = _around(on_query, side, episode.query, steady=True)
         return self._cut(episode, tasks, (slices, crops), labelled, side)
@@ -146,7 +146,7 @@ class Zoom:
         if not len(found) or not _overlap(found) < self.doubt:
             return found
         labelled = _labelled({organ: task}, episode.support)
-        side = self.wide * _extent(labelled[1], episode.support)
+        side = self.wide * extent(labelled[1], episode.support)
         shape = episode.query.image.shape[1:]
         centres = np.tile(place_in_body(episode, labelled[1]), (len(found), 1))
         crops = Crops(centres, side / np.array(episode.query.spacing[1:]), shape)
@@ -196,12 +196,12 @@ class Zoom:
 
     def _groups(self, episode: Episode, found: Mapping[str, np.ndarray]) -> list[list[str]]:
         """Organs that share crops, in the order of the episode within each group."""
-        extents = {organ: _extent(masks, episode.query) for organ, masks in found.items()}
+        extents = {organ: extent(masks, episode.query) for organ, masks in found.items()}
         groups: list[list[str]] = []
         for organ in sorted(found, key=lambda organ: -extents[organ]):
             for group in groups:
                 together = [*group, organ]
-                common = _extent(_union(episode, found, together), episode.query)
+                common = extent(_union(episode, found, together), episode.query)
                 if common <= self.share * min(extents[member] for member in together):
                     group.append(organ)
                     break
@@ -260,14 +260,6 @@ def _union(episode: Episode, found: Mapping[str, np.ndarray], organs: list[str])
     return union[common] if common.any() else union
 
 
-def _extent(masks: np.ndarray, scan: Scan) -> float:
-    """The largest extent in mm, along y or x, of masks ``[N, H, W]`` in all but the largest tenth
-    of the slices that are not empty, so that a slice gone wrong does not decide."""
-    extents = (boxes(masks)[1] * scan.spacing[1:]).max(axis=1)
-    extents = extents[~np.isnan(extents)]
-    return float(np.quantile(extents, 0.9)) if len(extents) else 0.0
-
-
 def _around(masks: np.ndarray, side: float, scan: Scan, steady: bool) -> Crops:
     """Windows of a side in mm around masks ``[N, H, W]`` in slices that follow one another.
 
@@ -284,17 +276,3 @@ def _around(masks: np.ndarray, side: float, scan: Scan, steady: bool) -> Crops:
         for axis in (0, 1):
             centres[:, axis] = np.interp(rows, rows[known], centres[known, axis])
     return Crops(centres, sides, (masks.shape[1], masks.shape[2]))
-
-
-def boxes(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and extents (y, x), float ``[N, 2]`` each in pixels, of masks bool ``[N, H, W]``; NaN
-    for empty ones."""
-    centres = np.full((len(masks), 2), np.nan)
-    extents = np.full((len(masks), 2), np.nan)
-    for row, mask in enumerate(masks):
-        for axis in (0, 1):
-            filled = np.flatnonzero(mask.any(axis=1 - axis))
-            if len(filled):
-                low, high = filled[0], filled[-1] + 1
-                centres[row, axis], extents[row, axis] = (low + high) / 2, high - low
-    return centres, extents

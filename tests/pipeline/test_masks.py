@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 from fsmis.data.protocol import Episode
-from fsmis.pipeline.masks import Borders, apart, largest_component, without_leaks
+from fsmis.methods.prompted import apart
+from fsmis.pipeline.masks import Borders, largest_component, without_leaks
 from fsmis.pipeline.prompting import VolumePass
 from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters import Answer
@@ -181,12 +182,12 @@ def test_a_border_beside_an_edge_is_drawn_on_it(episode):
     shown = showing(episode, noisy(np.where(true, 0.7, 0.3)), [organ])
     masks = {organ: np.stack([drawn] * len(episode.organs[organ].query_slices))}
     masks[organ][1] = False
-    redrawn = Borders(2, 130).redraw(shown, masks, together=True)[organ]
+    redrawn = Borders(2.5, 1, 130).redraw(shown, masks, together=True)[organ]
     assert overlap(drawn, true) < 0.92
     assert overlap(redrawn[0], true) > 0.98
     assert not redrawn[1].any()
     np.testing.assert_array_equal(masks[organ][0], drawn)  # what was given stays as it was
-    assert Borders(0, 130).redraw(shown, masks, together=True) is masks
+    assert Borders(0, 1, 130).redraw(shown, masks, together=True) is masks
 
 
 def test_organs_that_touch_share_one_border(episode):
@@ -195,7 +196,7 @@ def test_organs_that_touch_share_one_border(episode):
     shown = showing(episode, noisy(np.select([inner, outer], [0.8, 0.2], 0.5)), [wall, core])
     drawn = {wall: disc(13, x=33) & ~disc(9.5), core: disc(7)}  # what lies between is nobody's
     masks = {o: np.stack([m] * len(episode.organs[o].query_slices)) for o, m in drawn.items()}
-    redrawn = Borders(2, 130).redraw(shown, masks, together=True)
+    redrawn = Borders(2.5, 1, 130).redraw(shown, masks, together=True)
     z = np.intersect1d(*(episode.organs[organ].query_slices for organ in drawn))[0]
     rows = {o: int(np.flatnonzero(episode.organs[o].query_slices == z)[0]) for o in drawn}
     found = {organ: redrawn[organ][rows[organ]] for organ in drawn}
@@ -214,7 +215,7 @@ def test_what_is_far_from_a_border_stays(episode, seed, width, beta):
         organ: np.stack([owner == number] * len(episode.organs[organ].query_slices))
         for number, organ in enumerate(organs)
     }
-    redrawn = Borders(width, beta).redraw(shown, masks, together=True)
+    redrawn = Borders(width * 1.25, 1, beta).redraw(shown, masks, together=True)
     borders = [
         distance_transform_edt(part)
         for number in (0, 1)
@@ -238,21 +239,21 @@ def test_what_is_far_from_a_border_stays(episode, seed, width, beta):
 def test_a_mask_without_an_edge_stays(episode, image, mask):
     organ = next(iter(episode.organs))
     masks = {organ: np.stack([mask] * len(episode.organs[organ].query_slices))}
-    kept = Borders(2, 130).redraw(showing(episode, image, [organ]), masks, together=False)
+    kept = Borders(2.5, 1, 130).redraw(showing(episode, image, [organ]), masks, together=False)
     np.testing.assert_array_equal(kept[organ], masks[organ])
 
 
 def test_the_method_redraws_its_last_masks(episode):
     kept, redrawn = (
-        build("matcher=ncc", f"method.borders.width={width}").segment(episode) for width in (0, 2)
+        build("matcher=ncc", f"method.borders.width={width}").segment(episode) for width in (0, 2.5)
     )
     assert any((kept[organ] != redrawn[organ]).any() for organ in kept)
-    expected = Borders(2, 130).redraw(episode, kept, together=False)
+    expected = Borders(2.5, 0.05, 130).redraw(episode, kept, together=False)
     for organ, mask in redrawn.items():
         np.testing.assert_array_equal(mask, expected[organ])
 
 
-@pytest.mark.parametrize("setting", ["width=-1", "beta=0"])
+@pytest.mark.parametrize("setting", ["width=-1", "share=0", "beta=0"])
 def test_settings_of_borders_out_of_range_are_refused(setting):
     with pytest.raises(InstantiationException, match=r"method\.borders\.width="):
         build(f"method.borders.{setting}")

@@ -11,8 +11,8 @@ from fsmis.data.dataset import Scan
 from fsmis.data.protocol import Episode, OrganTask
 from fsmis.errors import UserError
 from fsmis.pipeline.alignment import Crops
-from fsmis.pipeline.masks import largest_component
-from fsmis.pipeline.zoom import Zoom, boxes
+from fsmis.pipeline.masks import boxes, largest_component
+from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters import Answer
 from tests.methods.test_augment_match_prompt import build
 
