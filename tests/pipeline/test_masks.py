@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from fsmis.data.protocol import Episode
 from fsmis.methods.prompted import apart
-from fsmis.pipeline.masks import Borders, largest_component, without_leaks
+from fsmis.pipeline.masks import Borders, Greys, evened, largest_component, without_leaks
 from fsmis.pipeline.prompting import VolumePass
 from fsmis.pipeline.zoom import Zoom
 from fsmis.segmenters import Answer
@@ -257,3 +257,81 @@ def test_the_method_redraws_its_last_masks(episode):
 def test_settings_of_borders_out_of_range_are_refused(setting):
     with pytest.raises(InstantiationException, match=r"method\.borders\.width="):
         build(f"method.borders.{setting}")
+
+
+def whole(episode: Episode) -> Episode:
+    """The episode that asks for every slice of the query, the first label serving all of them."""
+    every = np.arange(len(episode.query.image))
+    tasks = {
+        organ: replace(task, query_slices=every, part=np.zeros(len(every), int))
+        for organ, task in episode.organs.items()
+    }
+    return replace(episode, organs=tasks, whole_volume=True)
+
+
+def turning(episode: Episode, gains: np.ndarray) -> tuple[Episode, str, np.ndarray, Answer]:
+    """One organ whose mask goes on, in its last three slices, into a darker neighbour; slices are
+    as many times as bright as ``gains`` say."""
+    episode = whole(episode)
+    organ = next(iter(episode.organs))
+    rows = episode.organs[organ].query_slices
+    image = np.full(episode.query.image.shape, 0.3)
+    masks = np.stack([disc(12)] * len(rows))
+    grey = np.where(rows < len(rows) - 3, 0.6, 0.4)[:, None, None]
+    image[:, :64, :64] = np.where(masks, grey, 0.3)
+    noise = np.random.default_rng(0).normal(0, 0.01, image.shape)
+    query = replace(episode.query, image=(image + noise) * gains[:, None, None])
+    shown = replace(episode, query=query, organs={organ: episode.organs[organ]})
+    masks = np.pad(masks, ((0, 0), (0, 32), (0, 32)))
+    found = certain(np.where(masks, 5, -5).astype(np.float32))
+    iou = np.where(rows < len(rows) - 3, 0.9, 0.8)
+    return shown, organ, masks, replace(found, iou=iou.astype(np.float32))
+
+
+@pytest.mark.parametrize("brightness", ["even", "uneven"])
+def test_an_organ_ends_where_its_masks_turn_darker(episode, brightness):
+    gains = np.ones(8) if brightness == "even" else np.array([1, 0.6, 1, 0.5, 0.9, 0.6, 1, 0.7])
+    shown, organ, masks, answer = turning(episode, gains)
+    cut = Greys(4, 0.01).cut(shown, {organ: masks}, {organ: answer})[organ]
+    kept = len(masks) - 3
+    np.testing.assert_array_equal(cut[:kept], masks[:kept])
+    assert not cut[kept:].any() and masks[kept:].any()
+    all_the_same = Greys(0, 0.01).cut(shown, {organ: masks}, {organ: answer})
+    assert all_the_same[organ] is masks
+    loose = Greys(4, 0.1).cut(shown, {organ: masks}, {organ: answer})[organ]
+    np.testing.assert_array_equal(loose, masks)
+
+
+def test_evened_slices_are_as_bright_as_each_other(episode):
+    gains = np.linspace(0.5, 1, 8)
+    shown, *_ = turning(episode, gains)
+    corner = evened(shown.query.image)[:, 80:, 80:].mean(axis=(1, 2))
+    assert corner.max() / corner.min() < 1.02 < gains.max() / gains.min()
+    dark = np.zeros((3, 8, 8))
+    np.testing.assert_array_equal(evened(dark), dark)  # air alone tells nothing
+
+
+def test_an_organ_found_nowhere_or_in_one_slice_has_its_grey_value(episode):
+    shown, organ, masks, answer = turning(episode, np.ones(8))
+    for rows in ([], [2]):
+        few = np.zeros_like(masks)
+        few[rows] = masks[rows]
+        cut = Greys(4, 0.01).cut(shown, {organ: few}, {organ: answer})[organ]
+        np.testing.assert_array_equal(cut, few)
+
+
+def test_grey_values_are_compared_in_whole_volumes_alone(episode, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        Greys, "cut", lambda self, _episode, masks, _answers: asked.append(1) or masks
+    )
+    build("matcher=ncc", "extent@method.extent=default").segment(episode)
+    assert not asked
+    build("matcher=ncc").segment(whole(episode))
+    assert asked
+
+
+@pytest.mark.parametrize("setting", ["deviations=-1", "least=0"])
+def test_settings_of_greys_out_of_range_are_refused(setting):
+    with pytest.raises(InstantiationException, match=r"method\.greys\.deviations="):
+        build(f"method.greys.{setting}")
