@@ -114,6 +114,8 @@ class PromptedMethod(Method):
             masks = {o: self.main_part(scaled.organs[o], answer) for o, answer in answers.items()}
         if self.greys is not None and self.extent.applies(scaled):
             masks = self.greys.cut(scaled, masks, answers)
+            if self.largest_component:
+                masks = {o: largest_component(mask, answers[o].iou) for o, mask in masks.items()}
         held = {organ: mask.any(axis=(1, 2)) for organ, mask in masks.items()}
         self.confidence = {  # the overlap that the model predicts for its masks
             organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()

@@ -156,7 +156,7 @@ class Greys:
     def cut(
         self, episode: Episode, masks: dict[str, np.ndarray], answers: dict[str, Answer]
     ) -> dict[str, np.ndarray]:
-        """The largest part of each organ's masks, bool ``[S, H, W]``, in slices of its grey value.
+        """Each organ's masks, bool ``[S, H, W]``, without the slices of another grey value.
 
         Args:
             episode: its query's image holds the grey values.
@@ -169,8 +169,7 @@ class Greys:
         cut = {}
         for organ, mask in masks.items():
             alike = self._alike(image[episode.organs[organ].query_slices], mask, answers[organ].iou)
-            part = largest_component(mask & alike[:, None, None], answers[organ].iou)
-            cut[organ] = part if part.any() else mask
+            cut[organ] = mask & alike[:, None, None]
         return cut
 
     def _alike(self, image: np.ndarray, mask: np.ndarray, sure: np.ndarray) -> np.ndarray:

@@ -298,6 +298,10 @@ def test_an_organ_ends_where_its_masks_turn_darker(episode, brightness):
     assert not cut[kept:].any() and masks[kept:].any()
     all_the_same = Greys(0, 0.01).cut(shown, {organ: masks}, {organ: answer})
     assert all_the_same[organ] is masks
+    apart_from_it = masks.copy()
+    apart_from_it[2] = False  # all parts stay, as of lesions
+    cut = Greys(4, 0.01).cut(shown, {organ: apart_from_it}, {organ: answer})[organ]
+    np.testing.assert_array_equal(cut[:kept], apart_from_it[:kept])
     loose = Greys(4, 0.1).cut(shown, {organ: masks}, {organ: answer})[organ]
     np.testing.assert_array_equal(loose, masks)
 
