@@ -84,7 +84,7 @@ def test_mistyped_words_are_met_with_the_right_one(argument, meant, phantom_root
 def test_a_group_that_is_added_says_how(phantom_root, ask_run):
     done = ask_run("dataset=phantom", f"dataset.root={phantom_root}", "test_time=none")
     assert done.returncode == 2
-    assert "+test_time=X, X one of default, " in done.stderr and "none" in done.stderr
+    assert "+test_time=X, X one of borders, default, " in done.stderr and "none" in done.stderr
 
 
 def test_a_plan_knows_options_of_ones_own(tmp_path, phantom_root, ask):
