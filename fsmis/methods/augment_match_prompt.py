@@ -88,8 +88,17 @@ class AugmentMatchPrompt(PromptedMethod):
         greys: Greys,
         borders: Borders,
     ):
-        after = (largest_component, non_overlap, narrowest, greys, borders)
-        super().__init__(segmenter, scale, extent, zoom, *after)
+        super().__init__(
+            segmenter,
+            scale,
+            extent,
+            zoom,
+            largest_component,
+            non_overlap,
+            narrowest,
+            greys,
+            borders,
+        )
         if not isinstance(memories, int) or memories < 1:
             raise UserError(f"method.memories={memories}: must be a whole number, 1 or more")
         self.support_set = support_set

@@ -120,9 +120,9 @@ class PromptedMethod(Method):
         self.confidence = {  # the overlap that the model predicts for its masks
             organ: float(answers[organ].iou[z].mean()) for organ, z in held.items() if z.any()
         }
-        return (
-            masks if self.borders is None else self.borders.redraw(scaled, masks, self.non_overlap)
-        )
+        if self.borders is not None:
+            masks = self.borders.redraw(scaled, masks, self.non_overlap)
+        return masks
 
     def main_part(self, task: OrganTask, answer: Answer) -> np.ndarray:
         """The largest part of an organ's masks, bool ``[S, H, W]``, without leaks if these are cut,

@@ -73,7 +73,7 @@ def without_leaks(
 
     A mask that leaks into a neighbour does so through a gap in the border between them. Passages
     narrower than ``narrowest`` times the organ's thickness are cut, as far as that leaves the
-    labelled organ whole. Not part of the paper.
+    labelled organ whole.
 
     Args:
         masks: bool ``[S, H, W]``, slices that follow one another.
